@@ -1,0 +1,155 @@
+//! The fleet's keys: an offline root key that signs, and versions of a curve key that seals.
+//!
+//! A device pins the public root key at enrollment. Which curve keys the fleet has, it takes only from a
+//! [`KeyStatement`] that the root key signed; statements count up and never go back.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use nkeys::{KeyPair, XKey};
+use serde::{Deserialize, Serialize};
+
+use crate::{envelope::EnvelopeError, name::KeyVersion};
+
+/// Why keys were not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// Not an nkey of the expected kind.
+    #[error("{what} is not a valid nkey: {reason}")]
+    Nkey {
+        /// Which key.
+        what: String,
+        /// What nkeys said; never contains key material.
+        reason: String,
+    },
+    /// The statement is not signed by the pinned root key.
+    #[error("the statement of the fleet's keys is not signed by the pinned root key {root}")]
+    Signature {
+        /// The pinned public root key.
+        root: String,
+    },
+    /// The statement cannot be read.
+    #[error("the statement of the fleet's keys cannot be read: {0}")]
+    Statement(#[source] serde_json::Error),
+    /// No key at all.
+    #[error("the fleet has no curve key")]
+    Empty,
+}
+
+/// The fleet's curve keys by version: public at a device, secret at the cluster side.
+#[derive(Clone)]
+pub struct FleetKeys(Arc<BTreeMap<KeyVersion, XKey>>);
+
+impl std::fmt::Debug for FleetKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("FleetKeys").field(&self.0.keys().collect::<Vec<_>>()).finish()
+    }
+}
+
+impl FleetKeys {
+    /// From keys by version; at least one.
+    pub fn new(keys: BTreeMap<KeyVersion, XKey>) -> Result<Self, KeyError> {
+        if keys.is_empty() {
+            return Err(KeyError::Empty);
+        }
+        Ok(Self(Arc::new(keys)))
+    }
+
+    /// Secret keys from their seeds (`SX…`).
+    pub fn from_seeds(seeds: impl IntoIterator<Item = (KeyVersion, String)>) -> Result<Self, KeyError> {
+        let keys = seeds
+            .into_iter()
+            .map(|(version, seed)| {
+                let key = XKey::from_seed(seed.trim()).map_err(|error| KeyError::Nkey {
+                    what: format!("the seed of the fleet's curve key {version}"),
+                    reason: error.to_string(),
+                })?;
+                Ok((version, key))
+            })
+            .collect::<Result<_, KeyError>>()?;
+        Self::new(keys)
+    }
+
+    /// The key to seal new sessions with.
+    pub fn newest(&self) -> (KeyVersion, &XKey) {
+        // Not empty by construction.
+        match self.0.last_key_value() {
+            Some((version, key)) => (*version, key),
+            None => unreachable!("FleetKeys::new refuses an empty map"),
+        }
+    }
+
+    /// The key of a version.
+    pub fn get(&self, version: KeyVersion) -> Result<&XKey, EnvelopeError> {
+        self.0.get(&version).ok_or(EnvelopeError::KeyVersion(version))
+    }
+
+    /// The public halves, for a statement.
+    pub fn public(&self) -> BTreeMap<KeyVersion, String> {
+        self.0.iter().map(|(version, key)| (*version, key.public_key())).collect()
+    }
+}
+
+/// What the root key signs: the fleet's curve keys, and a number that only grows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyStatement {
+    /// Counts the statements of this fleet.
+    pub sequence: u64,
+    /// Public curve keys (`X…`) by version.
+    pub curve_keys: BTreeMap<KeyVersion, String>,
+}
+
+/// A statement as it travels and as it stands in a file: the signed bytes as they are, and the signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SignedKeyStatement {
+    /// JSON of a [`KeyStatement`], exactly as signed.
+    pub statement: String,
+    /// Ed25519 signature in URL-safe base64 without padding.
+    pub signature: String,
+}
+
+const SIGNATURE_DOMAIN: &[u8] = b"harmony-fleet key statement v1\n";
+
+impl SignedKeyStatement {
+    /// Signs a statement with the root key (an nkey of kind operator, `SO…`).
+    pub fn sign(statement: &KeyStatement, root: &KeyPair) -> Result<Self, KeyError> {
+        let statement = serde_json::to_string(statement).map_err(KeyError::Statement)?;
+        let signature = root
+            .sign(&[SIGNATURE_DOMAIN, statement.as_bytes()].concat())
+            .map_err(|error| KeyError::Nkey { what: "the fleet's root key".into(), reason: error.to_string() })?;
+        Ok(Self { statement, signature: URL_SAFE_NO_PAD.encode(signature) })
+    }
+
+    /// Checks the signature against the pinned public root key (`O…`).
+    pub fn verify(&self, root: &str) -> Result<KeyStatement, KeyError> {
+        let key = KeyPair::from_public_key(root).map_err(|error| KeyError::Nkey {
+            what: format!("the fleet's root key {root:?}"),
+            reason: error.to_string(),
+        })?;
+        let refused = || KeyError::Signature { root: root.to_owned() };
+        let signature = URL_SAFE_NO_PAD.decode(&self.signature).map_err(|_| refused())?;
+        key.verify(&[SIGNATURE_DOMAIN, self.statement.as_bytes()].concat(), &signature)
+            .map_err(|_| refused())?;
+        serde_json::from_str(&self.statement).map_err(KeyError::Statement)
+    }
+}
+
+impl KeyStatement {
+    /// The public keys, ready to seal with.
+    pub fn fleet_keys(&self) -> Result<FleetKeys, KeyError> {
+        let keys = self
+            .curve_keys
+            .iter()
+            .map(|(version, public)| {
+                let key = XKey::from_public_key(public).map_err(|error| KeyError::Nkey {
+                    what: format!("the fleet's curve key {version}"),
+                    reason: error.to_string(),
+                })?;
+                Ok((*version, key))
+            })
+            .collect::<Result<_, KeyError>>()?;
+        FleetKeys::new(keys)
+    }
+}

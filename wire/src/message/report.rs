@@ -1,0 +1,143 @@
+//! What a device reports: heartbeats, statuses, events.
+
+use k8s_openapi::api::core::v1::{NodeStatus, PodStatus};
+use serde::{Deserialize, Serialize};
+
+use super::{DesiredVersion, Refusal};
+use crate::{
+    digest::Digest,
+    name::{ContainerName, PodKey, PodUid},
+};
+
+/// `up.heartbeat`: the device lives, and this is what it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Heartbeat {
+    /// [`Digest::of_set`] of its bundles.
+    pub set_digest: Digest,
+    /// Version of the desired state it has persisted.
+    pub desired: DesiredVersion,
+}
+
+/// `up.status`: what became of node and pods since the last acknowledged report.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusReport {
+    /// The device itself, when it changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeStatus>,
+    /// Pods whose status changed.
+    #[serde(default)]
+    pub pods: Vec<PodReport>,
+}
+
+/// Status of one pod.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodReport {
+    /// Which pod.
+    pub key: PodKey,
+    /// Counts the statuses of this pod on this device; comes back in the acknowledgement.
+    pub revision: u64,
+    /// The whole status, as a kubelet would write it.
+    pub status: PodStatus,
+    /// Nothing of the pod runs or lies on the device any more: it may be deleted from the API.
+    #[serde(default)]
+    pub stopped: bool,
+}
+
+/// Answer to [`StatusReport`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusAck {
+    /// What became of the node's part; `None` if there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Outcome>,
+    /// What became of each pod's part.
+    #[serde(default)]
+    pub pods: Vec<PodOutcome>,
+}
+
+/// What became of one [`PodReport`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodOutcome {
+    /// The pod.
+    pub uid: PodUid,
+    /// Revision that this answers.
+    pub revision: u64,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// Whether the API server took it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Outcome {
+    /// The API server has it.
+    Taken,
+    /// The object is gone from the API; do not send it again.
+    Gone,
+    /// Not now: send it again later.
+    Later(Refusal),
+    /// Never: the API server refuses this content. Logged, not sent again until it changes.
+    Refused(Refusal),
+}
+
+/// `Event.type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventType {
+    /// As it should be.
+    Normal,
+    /// Someone should look.
+    Warning,
+}
+
+/// One event. Repetitions are counted on the device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventRecord {
+    /// Unique on this device; sent again until acknowledged, so the receiver can drop doubles.
+    pub id: String,
+    /// The pod concerned; `None` means the Node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodKey>,
+    /// The container concerned (`fieldPath: spec.containers{name}`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerName>,
+    /// `type`.
+    pub type_: EventType,
+    /// `reason`, CamelCase, e.g. `Pulled`.
+    pub reason: String,
+    /// `message`.
+    pub message: String,
+    /// How often since `first`.
+    pub count: u32,
+    /// Milliseconds of the Unix epoch by the device's clock.
+    pub first: i64,
+    /// Milliseconds of the Unix epoch by the device's clock.
+    pub last: i64,
+}
+
+/// `up.events`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventsReport {
+    /// Oldest first.
+    pub events: Vec<EventRecord>,
+    /// How many had to be dropped before these because the queue was full.
+    #[serde(default)]
+    pub dropped: u64,
+    /// The device's clock when it sent this, milliseconds of the Unix epoch: lets the receiver correct
+    /// the times of a device whose clock is off.
+    pub now: i64,
+}
+
+/// Answer to [`EventsReport`]: they are written, or refused for good.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventsAck {
+    /// How many the API server did not take.
+    #[serde(default)]
+    pub refused: u32,
+}
