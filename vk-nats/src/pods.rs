@@ -1,0 +1,5 @@
+//! Pods of devices, from one cluster-wide watch.
+
+mod store;
+
+pub use store::Pods;
