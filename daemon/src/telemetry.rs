@@ -1,0 +1,100 @@
+//! Log lines: to stderr, as text for people or as JSON for collectors.
+
+use std::io::IsTerminal as _;
+
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::{
+    Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One line of text each; colours on terminals only.
+    #[default]
+    Text,
+    /// One JSON object each.
+    Json,
+}
+
+/// Why logging was not set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The level is neither a level nor a list of `target=level`.
+    #[error(
+        "setting `log-level` = {level:?}: expected off, error, warn, info, debug or trace, or a list such as `info,device_kubelet=debug`"
+    )]
+    Level {
+        /// What was given.
+        level: String,
+        /// What the parser said.
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// Logging was set up before in this process.
+    #[error("logging is set up already")]
+    Twice(#[source] tracing_subscriber::util::TryInitError),
+}
+
+/// Sets up logging for the process, once.
+///
+/// `level` is a level (`info`) or a list of `target=level` with one default. With a plain level of `info`
+/// or less, libraries whose connection states this crate logs itself stay silent: async-nats would
+/// otherwise add an error line to each of its endless reconnection attempts.
+pub fn init(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
+    let filter = filter(level)?;
+    let registry = tracing_subscriber::registry();
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => {
+            let layer = layer.with_ansi(std::io::stderr().is_terminal()).with_filter(filter);
+            registry.with(layer).try_init()
+        }
+        LogFormat::Json => registry.with(layer.json().flatten_event(true).with_filter(filter)).try_init(),
+    }
+    .map_err(TelemetryError::Twice)
+}
+
+fn filter(level: &str) -> Result<Targets, TelemetryError> {
+    let targets: Targets =
+        level.parse().map_err(|source| TelemetryError::Level { level: level.to_owned(), source })?;
+    let plain = !level.contains(['=', ',']);
+    let verbose =
+        targets.default_level().is_none_or(|level| level > tracing_subscriber::filter::LevelFilter::INFO);
+    if plain && !verbose {
+        return Ok(targets.with_target("async_nats", tracing_subscriber::filter::LevelFilter::OFF));
+    }
+    Ok(targets)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn a_plain_level_silences_what_this_crate_logs_itself() {
+        let filter = filter("info").unwrap();
+        assert!(filter.would_enable("device_kubelet::link", &Level::INFO));
+        assert!(!filter.would_enable("device_kubelet::link", &Level::DEBUG));
+        assert!(!filter.would_enable("async_nats::connector", &Level::ERROR));
+    }
+
+    #[test]
+    fn debug_and_lists_show_all_that_was_asked_for() {
+        assert!(filter("debug").unwrap().would_enable("async_nats::connector", &Level::DEBUG));
+        let list = filter("warn,async_nats=info").unwrap();
+        assert!(list.would_enable("async_nats", &Level::INFO));
+        assert!(!list.would_enable("vk_nats", &Level::INFO));
+    }
+
+    #[test]
+    fn a_wrong_level_is_shown_with_what_was_expected() {
+        let error = filter("loud").unwrap_err().to_string();
+        assert!(error.contains("log-level") && error.contains("loud") && error.contains("info"), "{error}");
+    }
+}
