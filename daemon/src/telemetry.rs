@@ -4,7 +4,10 @@ use std::io::IsTerminal as _;
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::{
-    Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    Layer as _,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 /// Form of the log lines.
@@ -28,9 +31,6 @@ pub enum TelemetryError {
     Level {
         /// What was given.
         level: String,
-        /// What the parser said.
-        #[source]
-        source: tracing_subscriber::filter::ParseError,
     },
     /// Logging was set up before in this process.
     #[error("logging is set up already")]
@@ -57,15 +57,16 @@ pub fn init(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
 }
 
 fn filter(level: &str) -> Result<Targets, TelemetryError> {
-    let targets: Targets =
-        level.parse().map_err(|source| TelemetryError::Level { level: level.to_owned(), source })?;
-    let plain = !level.contains(['=', ',']);
-    let verbose =
-        targets.default_level().is_none_or(|level| level > tracing_subscriber::filter::LevelFilter::INFO);
-    if plain && !verbose {
-        return Ok(targets.with_target("async_nats", tracing_subscriber::filter::LevelFilter::OFF));
+    let refused = || TelemetryError::Level { level: level.to_owned() };
+    // `Targets` would take a bare word that is no level for the name of a target.
+    if level.split(',').any(|part| !part.contains('=') && part.trim().parse::<LevelFilter>().is_err()) {
+        return Err(refused());
     }
-    Ok(targets)
+    let targets: Targets = level.parse().map_err(|_| refused())?;
+    match level.trim().parse::<LevelFilter>() {
+        Ok(plain) if plain <= LevelFilter::INFO => Ok(targets.with_target("async_nats", LevelFilter::OFF)),
+        _ => Ok(targets),
+    }
 }
 
 #[cfg(test)]
@@ -94,7 +95,12 @@ mod tests {
 
     #[test]
     fn a_wrong_level_is_shown_with_what_was_expected() {
-        let error = filter("loud").unwrap_err().to_string();
-        assert!(error.contains("log-level") && error.contains("loud") && error.contains("info"), "{error}");
+        for wrong in ["loud", "info,loud", "device_kubelet=loud", ""] {
+            let error = filter(wrong).unwrap_err().to_string();
+            assert!(
+                error.contains("log-level") && error.contains(wrong) && error.contains("trace"),
+                "{error}"
+            );
+        }
     }
 }
