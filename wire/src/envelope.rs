@@ -256,10 +256,8 @@ pub fn seal<T: Serialize>(
 
 fn deflate(json: &[u8]) -> Vec<u8> {
     use std::io::Write;
-    let mut encoder = flate2::write::DeflateEncoder::new(
-        Vec::with_capacity(json.len() / 3),
-        flate2::Compression::new(4),
-    );
+    let mut encoder =
+        flate2::write::DeflateEncoder::new(Vec::with_capacity(json.len() / 3), flate2::Compression::new(4));
     // Writing to a Vec cannot fail; were it to, the short result would lose against plain JSON.
     match encoder.write_all(json).and_then(|()| encoder.finish()) {
         Ok(deflated) => deflated,
@@ -300,6 +298,10 @@ fn seal_encoded(
     let mut inside = postcard::to_extend(&header, Vec::with_capacity(payload.len() + 128))
         .map_err(|_| EnvelopeError::Format("the header cannot be written"))?;
     inside.extend_from_slice(payload);
+    // Before the work of sealing; the exact size is checked below.
+    if inside.len() > MAX_MESSAGE {
+        return Err(EnvelopeError::TooLarge { size: inside.len(), limit: MAX_MESSAGE });
+    }
     let sealed = own.seal(&inside, peer).map_err(|_| EnvelopeError::Seal)?;
 
     let sender = route.sender();
@@ -336,12 +338,10 @@ impl<'a> Outside<'a> {
         if format != FORMAT {
             return Err(EnvelopeError::Format("another format version"));
         }
-        let (version, rest) =
-            rest.split_first_chunk::<4>().ok_or(EnvelopeError::Format("cut short"))?;
+        let (version, rest) = rest.split_first_chunk::<4>().ok_or(EnvelopeError::Format("cut short"))?;
         let (&length, rest) = rest.split_first().ok_or(EnvelopeError::Format("cut short"))?;
-        let (sender, sealed) = rest
-            .split_at_checked(usize::from(length))
-            .ok_or(EnvelopeError::Format("cut short"))?;
+        let (sender, sealed) =
+            rest.split_at_checked(usize::from(length)).ok_or(EnvelopeError::Format("cut short"))?;
         Ok(Self { key_version: KeyVersion(u32::from_be_bytes(*version)), sender, sealed })
     }
 

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use nkeys::{KeyPair, XKey};
+use nkeys::{KeyPair, KeyPairType, XKey};
 use serde::{Deserialize, Serialize};
 
 use crate::{envelope::EnvelopeError, name::KeyVersion};
@@ -116,9 +116,9 @@ impl SignedKeyStatement {
     /// Signs a statement with the root key (an nkey of kind operator, `SO…`).
     pub fn sign(statement: &KeyStatement, root: &KeyPair) -> Result<Self, KeyError> {
         let statement = serde_json::to_string(statement).map_err(KeyError::Statement)?;
-        let signature = root
-            .sign(&[SIGNATURE_DOMAIN, statement.as_bytes()].concat())
-            .map_err(|error| KeyError::Nkey { what: "the fleet's root key".into(), reason: error.to_string() })?;
+        let signature = root.sign(&[SIGNATURE_DOMAIN, statement.as_bytes()].concat()).map_err(|error| {
+            KeyError::Nkey { what: "the fleet's root key".into(), reason: error.to_string() }
+        })?;
         Ok(Self { statement, signature: URL_SAFE_NO_PAD.encode(signature) })
     }
 
@@ -128,6 +128,13 @@ impl SignedKeyStatement {
             what: format!("the fleet's root key {root:?}"),
             reason: error.to_string(),
         })?;
+        // The key of a user or a device is not a root, whoever wrote it into the settings.
+        if key.key_pair_type() != KeyPairType::Operator {
+            return Err(KeyError::Nkey {
+                what: format!("the fleet's root key {root:?}"),
+                reason: "expected the public key of an operator, O…".to_owned(),
+            });
+        }
         let refused = || KeyError::Signature { root: root.to_owned() };
         let signature = URL_SAFE_NO_PAD.decode(&self.signature).map_err(|_| refused())?;
         key.verify(&[SIGNATURE_DOMAIN, self.statement.as_bytes()].concat(), &signature)

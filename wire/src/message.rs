@@ -1,7 +1,8 @@
 //! What the two sides say to each other, after it has been unsealed.
 //!
-//! Bodies are JSON. Fields that one side does not know are ignored, missing ones have defaults, and
-//! variants that it does not know survive as `Other`: either side may be one minor version ahead.
+//! Bodies are JSON. Fields that one side does not know are ignored, fields added later have defaults, and
+//! a variant that it does not know is read as a harmless one, named at its type, so that the rest of the
+//! message stays readable: either side may be one minor version ahead.
 //! Where Kubernetes has a type for a thing, that type is used as it is.
 
 mod desired;

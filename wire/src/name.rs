@@ -20,20 +20,14 @@ pub struct NameError {
 }
 
 fn refuse(what: &'static str, value: &str, expected: &'static str) -> NameError {
-    NameError {
-        what,
-        value: value.chars().take(80).collect(),
-        expected,
-    }
+    NameError { what, value: value.chars().take(80).collect(), expected }
 }
 
 /// RFC 1123 label: 1–63 of `a-z0-9-`, starting and ending alphanumeric.
 fn is_label(value: &str) -> bool {
     let bytes = value.as_bytes();
     (1..=63).contains(&bytes.len())
-        && bytes
-            .iter()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
         && bytes[0] != b'-'
         && bytes[bytes.len() - 1] != b'-'
 }
@@ -45,9 +39,7 @@ fn is_subdomain(value: &str) -> bool {
 
 fn is_uid(value: &str) -> bool {
     (1..=64).contains(&value.len())
-        && value
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 macro_rules! string_name {
@@ -196,9 +188,7 @@ impl FromStr for Shard {
     type Err = NameError;
 
     fn from_str(value: &str) -> Result<Self, NameError> {
-        let shard = value
-            .parse()
-            .map_err(|_| refuse("shard", value, "expected a number from 0 to 255"))?;
+        let shard = value.parse().map_err(|_| refuse("shard", value, "expected a number from 0 to 255"))?;
         // "007" and "+7" parse as numbers, but are other NATS tokens than "7".
         let shard = Self(shard);
         if shard.to_string() == value {

@@ -44,10 +44,7 @@ impl Permissions {
                     // Answers go to the devices' inboxes; which inbox is checked against the sender.
                     "_INBOX.>".to_owned(),
                 ],
-                subscribe: vec![
-                    format!("{}.*.*.up.>", subject::PREFIX),
-                    subject::all_stream_up_wildcard(),
-                ],
+                subscribe: vec![format!("{}.*.*.up.>", subject::PREFIX), subject::all_stream_up_wildcard()],
             },
         }
     }

@@ -7,14 +7,22 @@
 //!   first message in it ───────────────────►        pending → live, the older one ends
 //! ```
 //!
+//! All messages of a session are sealed with the version of the fleet's key with which its hello was: a
+//! leaked older version, still known for the sake of slow devices, opens no session of a newer one.
+//!
 //! Counters live in memory, one for each direction, with a window that tolerates reordering; no wall
 //! clock takes part. Stream frames number themselves (their subject names the stream), so that a busy
 //! stream does not push control messages out of the window.
+
+mod replay;
+
+use std::collections::VecDeque;
 
 use nkeys::XKey;
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
+use self::replay::ReplayWindow;
 use crate::{
     envelope::{self, Direction, EnvelopeError, Nonce, Opened, Outside, Route, SessionId, Stamp},
     keys::FleetKeys,
@@ -23,6 +31,9 @@ use crate::{
 
 /// How far behind the newest counter a message may be and still be told from a replay.
 pub const WINDOW: u64 = 1024;
+/// How many answered hellos may wait for their first message. A device that repeats its hello, or a broker
+/// that replays one, does not push out the session that the device is about to use.
+const MAX_PENDING: usize = 4;
 
 fn session_id(device: &DeviceName, device_nonce: Nonce, fleet_nonce: Nonce) -> SessionId {
     let mut hash = Sha256::new();
@@ -34,61 +45,6 @@ fn session_id(device: &DeviceName, device_nonce: Nonce, fleet_nonce: Nonce) -> S
     let mut id = [0; 16];
     id.copy_from_slice(&digest[..16]);
     SessionId(id)
-}
-
-/// Which counters of one direction were seen.
-#[derive(Debug, Clone)]
-struct ReplayWindow {
-    newest: u64,
-    seen: [u64; (WINDOW / 64) as usize],
-}
-
-impl ReplayWindow {
-    fn new() -> Self {
-        Self { newest: 0, seen: [0; (WINDOW / 64) as usize] }
-    }
-
-    /// Accepts a counter once.
-    fn accept(&mut self, counter: u64) -> Result<(), EnvelopeError> {
-        let refuse = Err(EnvelopeError::Replayed { counter });
-        if counter == 0 || counter + WINDOW <= self.newest {
-            return refuse;
-        }
-        if counter > self.newest {
-            // Slots between the old newest and the new one belong to counters not seen yet.
-            for skipped in (self.newest + 1..=counter).take(WINDOW as usize) {
-                self.clear(skipped);
-            }
-            if counter - self.newest > WINDOW {
-                self.seen = [0; (WINDOW / 64) as usize];
-            }
-            self.newest = counter;
-        } else if self.is_set(counter) {
-            return refuse;
-        }
-        self.set(counter);
-        Ok(())
-    }
-
-    fn slot(counter: u64) -> (usize, u64) {
-        let bit = counter % WINDOW;
-        ((bit / 64) as usize, 1 << (bit % 64))
-    }
-
-    fn is_set(&self, counter: u64) -> bool {
-        let (word, bit) = Self::slot(counter);
-        self.seen[word] & bit != 0
-    }
-
-    fn set(&mut self, counter: u64) {
-        let (word, bit) = Self::slot(counter);
-        self.seen[word] |= bit;
-    }
-
-    fn clear(&mut self, counter: u64) {
-        let (word, bit) = Self::slot(counter);
-        self.seen[word] &= !bit;
-    }
 }
 
 /// A live session at either end.
@@ -103,6 +59,10 @@ struct Live {
 impl Live {
     fn new(id: SessionId, key_version: KeyVersion) -> Self {
         Self { id, key_version, sent: 0, received: ReplayWindow::new() }
+    }
+
+    fn is(&self, id: SessionId, key_version: KeyVersion) -> bool {
+        self.id == id && self.key_version == key_version
     }
 }
 
@@ -122,7 +82,7 @@ pub struct DeviceSession {
     own: XKey,
     fleet: FleetKeys,
     live: Option<Live>,
-    hello: Option<Nonce>,
+    hello: Option<(Nonce, KeyVersion)>,
     epoch: OwnerEpoch,
 }
 
@@ -154,7 +114,7 @@ impl DeviceSession {
         let stamp = Stamp { nonce: Some(nonce), ..Stamp::default() };
         let message =
             envelope::seal(self.route(Direction::Up, subject, version), stamp, &self.own, key, body)?;
-        self.hello = Some(nonce);
+        self.hello = Some((nonce, version));
         Ok(message)
     }
 
@@ -166,16 +126,19 @@ impl DeviceSession {
         message: &[u8],
     ) -> Result<T, EnvelopeError> {
         let (opened, version) = self.unseal(subject, message)?;
+        self.check_epoch(opened.header.epoch)?;
         let Some(session) = opened.header.session else {
-            return opened.body();
+            let refusal = opened.body()?;
+            self.epoch = opened.header.epoch;
+            return Ok(refusal);
         };
-        let device_nonce = self.hello.ok_or(EnvelopeError::Session)?;
+        let (device_nonce, hello_version) = self.hello.ok_or(EnvelopeError::Session)?;
         let fleet_nonce = opened.header.nonce.ok_or(EnvelopeError::Session)?;
-        if session != session_id(&self.device, device_nonce, fleet_nonce) {
+        if version != hello_version || session != session_id(&self.device, device_nonce, fleet_nonce) {
             return Err(EnvelopeError::Session);
         }
         let body = opened.body()?;
-        self.advance_epoch(opened.header.epoch)?;
+        self.epoch = opened.header.epoch;
         self.hello = None;
         self.live = Some(Live::new(session, version));
         Ok(body)
@@ -197,12 +160,13 @@ impl DeviceSession {
     /// Messages without a session ([`Opened::header`]`.session == None`) pass: only `rehello` and typed
     /// refusals of a cluster side that lost the session may come so; the caller takes nothing else.
     pub fn open(&mut self, subject: &str, message: &[u8]) -> Result<Opened, EnvelopeError> {
-        let (opened, _) = self.unseal(subject, message)?;
+        let (opened, version) = self.unseal(subject, message)?;
+        self.check_epoch(opened.header.epoch)?;
         if let Some(session) = opened.header.session {
-            let live = self.live.as_mut().filter(|live| live.id == session).ok_or(EnvelopeError::Session)?;
-            live.received.accept(opened.header.counter)?;
+            let live = self.live.as_mut().filter(|live| live.is(session, version));
+            live.ok_or(EnvelopeError::Session)?.received.accept(opened.header.counter)?;
         }
-        self.advance_epoch(opened.header.epoch)?;
+        self.epoch = opened.header.epoch;
         Ok(opened)
     }
 
@@ -216,18 +180,18 @@ impl DeviceSession {
 
     /// Opens a stream frame. Doubles are the stream's to drop: frames carry offsets.
     pub fn open_frame(&self, subject: &str, message: &[u8]) -> Result<Opened, EnvelopeError> {
-        let (opened, _) = self.unseal(subject, message)?;
-        if opened.header.session.is_none() || opened.header.session != self.id() {
-            return Err(EnvelopeError::Session);
+        let (opened, version) = self.unseal(subject, message)?;
+        self.check_epoch(opened.header.epoch)?;
+        match &self.live {
+            Some(live) if opened.header.session.is_some_and(|id| live.is(id, version)) => Ok(opened),
+            _ => Err(EnvelopeError::Session),
         }
-        Ok(opened)
     }
 
-    fn advance_epoch(&mut self, found: OwnerEpoch) -> Result<(), EnvelopeError> {
+    fn check_epoch(&self, found: OwnerEpoch) -> Result<(), EnvelopeError> {
         if found < self.epoch {
             return Err(EnvelopeError::Epoch { seen: self.epoch, found });
         }
-        self.epoch = found;
         Ok(())
     }
 
@@ -252,7 +216,10 @@ pub struct FleetSession {
     fleet: FleetKeys,
     epoch: OwnerEpoch,
     live: Option<Live>,
-    pending: Option<Live>,
+    /// Answered hellos, oldest first.
+    pending: VecDeque<Live>,
+    /// Version with which the device's last message was sealed.
+    peer_version: Option<KeyVersion>,
 }
 
 /// What [`FleetSession::open`] found.
@@ -265,6 +232,9 @@ pub enum Arrival {
 }
 
 /// An unsealed hello.
+///
+/// It may be a replay. Answering it changes nothing; what it says (the Node's status, the incarnation)
+/// is to be acted on only when a message of the session that it opens has arrived.
 #[derive(Debug)]
 pub struct Hello {
     nonce: Nonce,
@@ -276,7 +246,7 @@ pub struct Hello {
 impl FleetSession {
     /// `peer` is the device's public curve key, `epoch` the own incarnation.
     pub fn new(device: DeviceName, peer: XKey, fleet: FleetKeys, epoch: OwnerEpoch) -> Self {
-        Self { device, peer, fleet, epoch, live: None, pending: None }
+        Self { device, peer, fleet, epoch, live: None, pending: VecDeque::new(), peer_version: None }
     }
 
     /// Whether the device proved that it is in a session with this side.
@@ -295,15 +265,11 @@ impl FleetSession {
     /// sessionless refusal `UnknownSession`, or send `rehello`.
     pub fn open(&mut self, subject: &str, message: &[u8]) -> Result<Arrival, EnvelopeError> {
         let (opened, key_version) = self.unseal(subject, message)?;
+        self.peer_version = Some(key_version);
         match (opened.header.session, opened.header.nonce) {
             (None, Some(nonce)) => Ok(Arrival::Hello(Hello { nonce, key_version, opened })),
             (Some(session), None) => {
-                if self.pending.as_ref().is_some_and(|pending| pending.id == session) {
-                    self.live = self.pending.take();
-                }
-                let live =
-                    self.live.as_mut().filter(|live| live.id == session).ok_or(EnvelopeError::Session)?;
-                live.received.accept(opened.header.counter)?;
+                self.accept(session, key_version, opened.header.counter)?;
                 Ok(Arrival::InSession(opened))
             }
             _ => Err(EnvelopeError::Session),
@@ -319,21 +285,20 @@ impl FleetSession {
     ) -> Result<Vec<u8>, EnvelopeError> {
         let nonce = Nonce::random();
         let id = session_id(&self.device, hello.nonce, nonce);
-        let stamp = Stamp {
-            session: Some(id),
-            nonce: Some(nonce),
-            epoch: self.epoch,
-            ..Stamp::default()
-        };
+        let stamp = Stamp { session: Some(id), nonce: Some(nonce), epoch: self.epoch, ..Stamp::default() };
         let message = self.seal_with(hello.key_version, subject, stamp, body)?;
-        self.pending = Some(Live::new(id, hello.key_version));
+        if self.pending.len() == MAX_PENDING {
+            self.pending.pop_front();
+        }
+        self.pending.push_back(Live::new(id, hello.key_version));
         Ok(message)
     }
 
-    /// Seals a message without a session: a refusal, or `rehello`.
+    /// Seals a message without a session: a refusal, or `rehello`. It is sealed with the version of the
+    /// fleet's key that the device used last, since a device may not have heard of a newer one.
     pub fn seal_sessionless<T: Serialize>(&self, subject: &str, body: &T) -> Result<Vec<u8>, EnvelopeError> {
         let stamp = Stamp { epoch: self.epoch, ..Stamp::default() };
-        let (version, _) = self.fleet.newest();
+        let version = self.peer_version.unwrap_or_else(|| self.fleet.newest().0);
         self.seal_with(version, subject, stamp, body)
     }
 
@@ -346,13 +311,8 @@ impl FleetSession {
     ) -> Result<Vec<u8>, EnvelopeError> {
         let live = self.live.as_mut().ok_or(EnvelopeError::Session)?;
         live.sent += 1;
-        let stamp = Stamp {
-            session: Some(live.id),
-            counter: live.sent,
-            answers,
-            epoch: self.epoch,
-            nonce: None,
-        };
+        let stamp =
+            Stamp { session: Some(live.id), counter: live.sent, answers, epoch: self.epoch, nonce: None };
         let version = live.key_version;
         self.seal_with(version, subject, stamp, body)
     }
@@ -360,19 +320,34 @@ impl FleetSession {
     /// Seals frame `number` of a stream.
     pub fn seal_frame(&self, subject: &str, number: u64, frame: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
         let live = self.live.as_ref().ok_or(EnvelopeError::Session)?;
-        let stamp =
-            Stamp { session: Some(live.id), counter: number, epoch: self.epoch, ..Stamp::default() };
+        let stamp = Stamp { session: Some(live.id), counter: number, epoch: self.epoch, ..Stamp::default() };
         let route = self.route(Direction::Down, subject, live.key_version);
         envelope::seal_bytes(route, stamp, self.fleet.get(live.key_version)?, &self.peer, frame)
     }
 
     /// Opens a stream frame. Doubles are the stream's to drop: frames carry offsets.
     pub fn open_frame(&self, subject: &str, message: &[u8]) -> Result<Opened, EnvelopeError> {
-        let (opened, _) = self.unseal(subject, message)?;
-        if opened.header.session.is_none() || opened.header.session != self.id() {
-            return Err(EnvelopeError::Session);
+        let (opened, version) = self.unseal(subject, message)?;
+        match &self.live {
+            Some(live) if opened.header.session.is_some_and(|id| live.is(id, version)) => Ok(opened),
+            _ => Err(EnvelopeError::Session),
         }
-        Ok(opened)
+    }
+
+    /// Accepts a counter of the live session, or makes a pending one live: the live one before it and what
+    /// was answered earlier end then.
+    fn accept(&mut self, id: SessionId, version: KeyVersion, counter: u64) -> Result<(), EnvelopeError> {
+        if let Some(live) = self.live.as_mut().filter(|live| live.is(id, version)) {
+            return live.received.accept(counter);
+        }
+        let position = self.pending.iter().position(|pending| pending.is(id, version));
+        let mut opening = position
+            .and_then(|position| self.pending.get(position).cloned())
+            .ok_or(EnvelopeError::Session)?;
+        opening.received.accept(counter)?;
+        self.pending.drain(..=position.unwrap_or_default());
+        self.live = Some(opening);
+        Ok(())
     }
 
     fn seal_with<T: Serialize>(

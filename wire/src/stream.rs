@@ -84,11 +84,19 @@ pub enum FrameError {
 impl Frame {
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
-        // Writing into a Vec cannot fail for these types.
-        postcard::to_stdvec(self).unwrap_or_default()
+        let capacity = match self {
+            Self::Data { bytes, .. } => bytes.len() + 16,
+            _ => 24,
+        };
+        match postcard::to_extend(self, Vec::with_capacity(capacity)) {
+            Ok(bytes) => bytes,
+            // postcard fails on sequences of unknown length and when the buffer is full; a frame has none of
+            // the former, and a Vec grows.
+            Err(error) => unreachable!("a frame is always written: {error}"),
+        }
     }
 
-    /// From bytes.
+    /// From bytes. What follows a frame is ignored, so that a newer minor version may append fields.
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         let frame: Self = postcard::from_bytes(bytes).map_err(|_| FrameError::Format)?;
         match &frame {

@@ -12,6 +12,9 @@ use std::fmt;
 
 use crate::name::{DeviceName, NameError, RequestId, Shard};
 
+/// Longest subject of this protocol is about 200 bytes; what is longer is not looked at.
+const MAX_SUBJECT: usize = 256;
+
 /// First tokens of every subject of this protocol.
 pub const PREFIX: &str = "fleet.v1";
 
@@ -129,10 +132,10 @@ impl Subject {
     /// Parses a subject; wildcards and empty tokens are refused by the grammar of the names.
     pub fn parse(subject: &str) -> Result<Self, SubjectError> {
         let shape = || SubjectError::Shape(subject.chars().take(120).collect());
-        let rest = subject
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.strip_prefix('.'))
-            .ok_or_else(shape)?;
+        if subject.len() > MAX_SUBJECT {
+            return Err(shape());
+        }
+        let rest = subject.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('.')).ok_or_else(shape)?;
         let tokens: Vec<&str> = rest.split('.').collect();
         let [shard, device, tail @ ..] = tokens.as_slice() else {
             return Err(shape());
@@ -221,16 +224,11 @@ pub fn inbox_prefix(device: &DeviceName) -> String {
 /// nats-server does not check permissions on the reply subject of a publish, so every responder asks
 /// this before it answers; otherwise a device could have the cluster side publish wherever it likes.
 pub fn is_own_inbox(device: &DeviceName, reply: &str) -> bool {
-    reply
-        .strip_prefix(&inbox_prefix(device))
-        .and_then(|rest| rest.strip_prefix('.'))
-        .is_some_and(|rest| {
-            rest.len() <= 128
-                && rest.split('.').all(|token| {
-                    !token.is_empty()
-                        && token
-                            .bytes()
-                            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-                })
-        })
+    reply.strip_prefix(&inbox_prefix(device)).and_then(|rest| rest.strip_prefix('.')).is_some_and(|rest| {
+        rest.len() <= 128
+            && rest.split('.').all(|token| {
+                !token.is_empty()
+                    && token.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            })
+    })
 }

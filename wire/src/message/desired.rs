@@ -79,6 +79,9 @@ pub enum ReferenceKind {
     ConfigMap,
     /// A Secret.
     Secret,
+    /// A kind that a newer cluster side knows; the message tells people which.
+    #[serde(other)]
+    Other,
 }
 
 /// A mandatory reference that could not be resolved.

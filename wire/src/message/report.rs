@@ -1,9 +1,14 @@
 //! What a device reports: heartbeats, statuses, events.
 
-use k8s_openapi::api::core::v1::{NodeStatus, PodStatus};
-use serde::{Deserialize, Serialize};
+use std::fmt;
 
-use super::{DesiredVersion, Refusal};
+use k8s_openapi::api::core::v1::{NodeStatus, PodStatus};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, IgnoredAny, MapAccess, Visitor},
+};
+
+use super::{DesiredVersion, Refusal, RefusalCode};
 use crate::{
     digest::Digest,
     name::{ContainerName, PodKey, PodUid},
@@ -71,7 +76,10 @@ pub struct PodOutcome {
 }
 
 /// Whether the API server took it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// An outcome that a newer cluster side knows is read as [`Outcome::Later`]: offering a status again is
+/// harmless, forgetting it is not, and one unknown outcome must not make the others unreadable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Outcome {
     /// The API server has it.
@@ -84,13 +92,62 @@ pub enum Outcome {
     Refused(Refusal),
 }
 
-/// `Event.type`.
+impl<'de> Deserialize<'de> for Outcome {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Variants;
+
+        impl<'de> Visitor<'de> for Variants {
+            type Value = Outcome;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an outcome")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Outcome, E> {
+                Ok(match name {
+                    "taken" => Outcome::Taken,
+                    "gone" => Outcome::Gone,
+                    other => Outcome::unknown(other),
+                })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Outcome, A::Error> {
+                let name: String = map.next_key()?.ok_or_else(|| de::Error::custom("an empty outcome"))?;
+                let outcome = match name.as_str() {
+                    "later" => Outcome::Later(map.next_value()?),
+                    "refused" => Outcome::Refused(map.next_value()?),
+                    other => {
+                        map.next_value::<IgnoredAny>()?;
+                        Outcome::unknown(other)
+                    }
+                };
+                match map.next_key::<IgnoredAny>()? {
+                    None => Ok(outcome),
+                    Some(_) => Err(de::Error::custom("an outcome has one variant")),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(Variants)
+    }
+}
+
+impl Outcome {
+    fn unknown(name: &str) -> Self {
+        let name: String = name.chars().take(80).collect();
+        let message = format!("this version does not know the outcome {name:?}");
+        Self::Later(Refusal::new(RefusalCode::Other(name), message))
+    }
+}
+
+/// `Event.type`. A type that a newer device knows is read as [`EventType::Normal`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EventType {
-    /// As it should be.
-    Normal,
     /// Someone should look.
     Warning,
+    /// As it should be.
+    #[serde(other)]
+    Normal,
 }
 
 /// One event. Repetitions are counted on the device.
