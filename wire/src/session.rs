@@ -373,3 +373,20 @@ impl FleetSession {
         Route { direction, subject, device: &self.device, key_version }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// Both sides compute it alone: this value is part of the contract.
+    #[test]
+    fn the_session_that_two_nonces_make_never_changes() {
+        let id = session_id(&"pi-7".parse().unwrap(), Nonce([0xab; 16]), Nonce([0xcd; 16]));
+        assert_eq!(
+            id.0,
+            [0x00, 0xa3, 0x7f, 0x08, 0x8e, 0xb9, 0xc0, 0xc4, 0xe2, 0x3e, 0x36, 0xf1, 0xfa, 0x68, 0x14, 0xf6]
+        );
+    }
+}
