@@ -1,0 +1,418 @@
+//! Keeps the session open and the desired set up to date. One task, one thing at a time: a delta that
+//! arrives while the device syncs waits, and is then found to be older or is applied on top.
+//!
+//! ```text
+//! hello ──► digests differ? ──► sync ──► fetch what is large ──► apply ──┐
+//!             │ no                ▲                                     │ digest of the set differs
+//!             ▼                   └──────────── (later each time) ◄─────┘
+//!          deltas, heartbeats
+//! ```
+
+use std::{sync::Arc, time::Duration};
+
+use fleet_daemon::nats::LinkState;
+use fleet_wire::{
+    digest::Digest,
+    message::{Delta, DesiredVersion, HelloRequest, PROTOCOL, SyncRequest},
+    subject::UpVerb,
+};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::NodeStatus;
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    backoff::Backoff,
+    bundles,
+    channel::{Channel, RequestError},
+    incarnation::Incarnation,
+    opening::{Event, Opening},
+    upload::ReportedNode,
+};
+use crate::pods::{Pods, PodsError};
+
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bounds of the heartbeat's interval, whatever the cluster side says.
+const HEARTBEAT: std::ops::RangeInclusive<u32> = 1..=300;
+
+/// What others tell the driver.
+#[derive(Debug)]
+pub enum Command {
+    /// `down.changed`
+    Changed(Delta),
+    /// The cluster side has no session with this device: from `rehello`, or a refusal.
+    SessionUnknown(String),
+    /// `down.revoked`
+    Revoked(String),
+}
+
+/// What the link looks like to the rest of the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionView {
+    /// The cluster side has accepted the hello.
+    pub open: bool,
+    /// The desired set is being compared.
+    pub syncing: bool,
+    /// Time between heartbeats.
+    pub heartbeat: Duration,
+    /// Since when it is open.
+    pub since: Option<Timestamp>,
+    /// Version of the cluster side's program.
+    pub cluster_version: Option<String>,
+    /// What went wrong last, in one line; `None` when all is well.
+    pub problem: Option<String>,
+}
+
+impl SessionView {
+    /// No session yet.
+    pub fn closed(heartbeat: Duration) -> Self {
+        Self { open: false, syncing: false, heartbeat, since: None, cluster_version: None, problem: None }
+    }
+}
+
+/// The task's state.
+pub struct Driver {
+    /// The way to the cluster side.
+    pub channel: Channel,
+    /// The pods.
+    pub pods: Pods,
+    /// The token of continuity.
+    pub incarnation: Incarnation,
+    /// The device as a Node.
+    pub node: watch::Receiver<Option<NodeStatus>>,
+    /// What of it the cluster side has.
+    pub reported_node: ReportedNode,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+    /// What others tell.
+    pub commands: mpsc::Receiver<Command>,
+    /// A delta was dropped because too many waited: sync.
+    pub overflow: Arc<Notify>,
+    /// What the rest of the agent sees.
+    pub view: watch::Sender<SessionView>,
+}
+
+/// When to sync next.
+struct SyncPlan {
+    due: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl SyncPlan {
+    fn now(&mut self) {
+        self.due = Some(Instant::now());
+    }
+
+    fn later(&mut self) {
+        self.due = Some(Instant::now() + self.backoff.next(rand::random()));
+    }
+
+    fn done(&mut self) {
+        self.due = None;
+        self.backoff.reset();
+    }
+}
+
+impl Driver {
+    /// Runs for ever.
+    pub async fn run(mut self) {
+        // The hello tells what the device has, so it waits until that is known.
+        if self.node.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
+        let mut connection = self.channel.connection().state.clone();
+        connection.mark_changed();
+        let mut opening = Opening::default();
+        let mut sync =
+            SyncPlan { due: None, backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)) };
+        let overflow = Arc::clone(&self.overflow);
+        loop {
+            let hello_due = opening.due();
+            let sync_due = sync.due.filter(|_| opening.is_open() && self.channel.is_connected());
+            let mut event = None;
+            tokio::select! {
+                biased;
+                changed = connection.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let connected = *connection.borrow_and_update() == LinkState::Connected;
+                    self.channel.metrics().connected(connected);
+                    event = Some(if connected { Event::Connected } else { Event::Disconnected });
+                }
+                command = self.commands.recv() => match command {
+                    None => return,
+                    Some(Command::Changed(delta)) => self.changed(delta, &mut sync).await,
+                    Some(Command::SessionUnknown(reason)) => {
+                        tracing::info!(reason, "the cluster side does not know the session");
+                        event = Some(Event::Unknown);
+                    }
+                    Some(Command::Revoked(reason)) => {
+                        tracing::warn!(reason, "this device was removed from the fleet");
+                        self.problem(format!("removed from the fleet: {reason}"));
+                        event = Some(Event::Unknown);
+                    }
+                },
+                () = overflow.notified() => sync.now(),
+                () = at(hello_due) => {
+                    opening.on(&Event::Asked, Instant::now(), rand::random());
+                    event = Some(self.hello(&mut sync).await);
+                }
+                () = at(sync_due) => event = self.sync(&mut sync).await,
+            }
+            if let Some(event) = event {
+                opening.on(&event, Instant::now(), rand::random());
+            }
+            self.show(opening.is_open(), sync.due.is_some());
+        }
+    }
+
+    async fn hello(&mut self, sync: &mut SyncPlan) -> Event {
+        let Some(node) = self.node.borrow().clone() else { return Event::Failed };
+        let incarnation = match self.incarnation.load() {
+            Ok(token) => token,
+            Err(error) => {
+                // Without the token the cluster side could take this device for a copy of itself.
+                self.problem(format!("cannot read the incarnation token: {error}"));
+                return Event::Failed;
+            }
+        };
+        let held = self.pods.held();
+        let request = HelloRequest {
+            protocol: PROTOCOL,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            boot_id: self.boot_id.clone(),
+            capabilities: vec!["logs".to_owned()],
+            incarnation,
+            desired: held.version,
+            set_digest: held.set_digest,
+            node,
+        };
+        let reply = match self.channel.hello(&request, HELLO_TIMEOUT).await {
+            Ok(reply) => reply,
+            Err(error) => {
+                let event = match &error {
+                    RequestError::Refused { refusal, .. } => Event::Refused(refusal.code.clone()),
+                    _ => Event::Failed,
+                };
+                self.failed(&error);
+                return event;
+            }
+        };
+        if let Err(error) = self.incarnation.store(&reply.incarnation) {
+            // The session is good; the next one may be taken for that of a copy.
+            tracing::error!(%error, "cannot keep the incarnation token");
+        }
+        self.reported_node.reported(request.node);
+        if let Err(error) = self.pods.apply_node_settings(reply.node_settings).await {
+            tracing::warn!(%error, "cannot keep the Node's settings");
+            sync.later();
+        }
+        if reply.set_digest == held.set_digest {
+            sync.done();
+        } else {
+            sync.now();
+        }
+        let heartbeat = reply.heartbeat_interval_seconds.clamp(*HEARTBEAT.start(), *HEARTBEAT.end());
+        tracing::info!(
+            session = self.channel.session_id().map(tracing::field::display),
+            cluster = reply.cluster_version,
+            epoch = reply.owner_epoch.0,
+            sync = sync.due.is_some(),
+            "the session is open"
+        );
+        self.view.send_modify(|view| {
+            view.since = Some(Timestamp::now());
+            view.heartbeat = Duration::from_secs(u64::from(heartbeat));
+            view.cluster_version = Some(reply.cluster_version);
+            view.problem = None;
+        });
+        Event::Accepted
+    }
+
+    async fn sync(&mut self, sync: &mut SyncPlan) -> Option<Event> {
+        let held = self.pods.held();
+        let request = SyncRequest { have: held.bundles, desired: held.version };
+        match self.channel.request::<_, Delta>(UpVerb::Sync, &request, SYNC_TIMEOUT).await {
+            Ok(delta) => {
+                // Until this one is seen to have worked, the next one comes later.
+                sync.later();
+                self.take(delta, sync).await
+            }
+            Err(error) => {
+                sync.later();
+                self.failed(&error);
+                error.is_unknown_session().then_some(Event::Unknown)
+            }
+        }
+    }
+
+    async fn changed(&mut self, delta: Delta, sync: &mut SyncPlan) {
+        let held = self.pods.held();
+        match judge(&delta, held.version, held.set_digest) {
+            Verdict::Old => tracing::debug!(version = ?delta.version, "an older change was ignored"),
+            Verdict::Known => {
+                sync.done();
+                if delta.node_settings != held.node_settings {
+                    if let Err(error) = self.pods.apply_node_settings(delta.node_settings).await {
+                        tracing::warn!(%error, "cannot keep the Node's settings");
+                    }
+                }
+            }
+            Verdict::Apply => {
+                // An unknown session shows again with the next heartbeat.
+                let _ = self.take(delta, sync).await;
+            }
+        }
+    }
+
+    /// Brings the pods to what a delta says.
+    async fn take(&mut self, delta: Delta, sync: &mut SyncPlan) -> Option<Event> {
+        let (version, expected) = (delta.version, delta.set_digest);
+        let (change, errors) = bundles::complete(&self.channel, delta).await;
+        let (upserted, removed) = (change.upsert.len(), change.remove.len());
+        match self.pods.apply(change).await {
+            Ok(()) => {
+                self.channel.metrics().applied();
+                tracing::info!(
+                    epoch = version.epoch.0,
+                    sequence = version.sequence,
+                    upserted,
+                    removed,
+                    "desired pods changed"
+                );
+            }
+            Err(error @ PodsError::Stale { .. }) => {
+                tracing::warn!(%error, "the desired state was not taken");
+            }
+            Err(error) => {
+                // Not persisted means not accepted: the digest of the next heartbeat says so, too.
+                tracing::error!(error = %causes(&error), "the desired state was not taken, trying again later");
+                self.problem(error.to_string());
+            }
+        }
+        if self.pods.held().set_digest == expected && errors.is_empty() {
+            sync.done();
+            return None;
+        }
+        let outdated = errors.iter().any(bundles::BundleError::is_outdated);
+        for error in &errors {
+            tracing::warn!(error = %causes(error), "a bundle was not taken");
+        }
+        if outdated {
+            sync.now()
+        } else {
+            sync.later()
+        }
+        let unknown = errors.iter().filter_map(|error| error.request()).any(RequestError::is_unknown_session);
+        unknown.then_some(Event::Unknown)
+    }
+
+    fn failed(&self, error: &RequestError) {
+        let text = causes(error);
+        match error {
+            RequestError::Disconnected { .. } => tracing::debug!(error = text),
+            _ => self.problem(text),
+        }
+    }
+
+    /// Logged when it is another one than before.
+    fn problem(&self, problem: String) {
+        self.view.send_if_modified(|view| {
+            let new = view.problem.as_ref() != Some(&problem);
+            if new {
+                tracing::warn!(problem, "the link to the cluster side");
+                view.problem = Some(problem);
+            }
+            new
+        });
+    }
+
+    fn show(&self, open: bool, syncing: bool) {
+        self.channel.metrics().session(open);
+        self.view.send_if_modified(|view| {
+            let changed = (view.open, view.syncing) != (open, syncing);
+            (view.open, view.syncing) = (open, syncing);
+            if !open {
+                view.since = None;
+            }
+            changed
+        });
+    }
+}
+
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What to do with a delta that was pushed.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Something newer was applied already.
+    Old,
+    /// It says what the device holds.
+    Known,
+    /// It changes something, or shows that something was missed.
+    Apply,
+}
+
+fn judge(delta: &Delta, held: DesiredVersion, set: Digest) -> Verdict {
+    if delta.version < held {
+        Verdict::Old
+    } else if delta.version == held && delta.set_digest == set && delta.upsert.is_empty() {
+        Verdict::Known
+    } else {
+        Verdict::Apply
+    }
+}
+
+/// An error with its causes, in one line.
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use fleet_wire::{message::NodeSettings, name::OwnerEpoch};
+
+    use super::*;
+
+    fn version(epoch: u64, sequence: u64) -> DesiredVersion {
+        DesiredVersion { epoch: OwnerEpoch(epoch), sequence }
+    }
+
+    fn delta(version: DesiredVersion, set: &[u8]) -> Delta {
+        Delta {
+            version,
+            upsert: Vec::new(),
+            remove: Vec::new(),
+            set_digest: Digest::of(set),
+            node_settings: NodeSettings::default(),
+        }
+    }
+
+    #[test]
+    fn older_changes_are_ignored_and_newer_ones_applied() {
+        let (held, set) = (version(2, 7), Digest::of(b"held"));
+        assert_eq!(judge(&delta(version(2, 6), b"x"), held, set), Verdict::Old);
+        assert_eq!(judge(&delta(version(1, 99), b"x"), held, set), Verdict::Old);
+        assert_eq!(judge(&delta(version(2, 7), b"held"), held, set), Verdict::Known);
+        assert_eq!(judge(&delta(version(2, 7), b"other"), held, set), Verdict::Apply);
+        assert_eq!(judge(&delta(version(2, 8), b"held"), held, set), Verdict::Apply);
+        assert_eq!(judge(&delta(version(3, 1), b"x"), held, set), Verdict::Apply);
+    }
+}

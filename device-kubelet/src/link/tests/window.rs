@@ -1,0 +1,188 @@
+//! The writer against a model of a reader, over a wire that loses, doubles and reorders.
+
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Takes bytes in order, drops what it has, ignores what it cannot join.
+#[derive(Default)]
+struct Reader {
+    bytes: Vec<u8>,
+    consumed: u64,
+    end: Option<(u64, Option<String>)>,
+}
+
+const READER_WINDOW: u64 = 10_000;
+
+impl Reader {
+    fn frame(&mut self, frame: Frame) {
+        match frame {
+            Frame::Data { offset, bytes } => {
+                assert!(bytes.len() <= MAX_CHUNK);
+                assert!(offset + bytes.len() as u64 <= self.consumed + READER_WINDOW, "over the credit");
+                let have = self.bytes.len() as u64;
+                if offset <= have {
+                    let known = usize::try_from(have - offset).unwrap();
+                    self.bytes.extend(bytes.into_iter().skip(known));
+                }
+            }
+            Frame::End { offset, error } => self.end = Some((offset, error)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn credit(&mut self) -> (u64, u64) {
+        self.consumed = self.bytes.len() as u64;
+        (self.consumed, self.consumed + READER_WINDOW)
+    }
+
+    fn is_done(&self) -> bool {
+        self.end.as_ref().is_some_and(|(length, _)| *length == self.bytes.len() as u64)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Arrives,
+    Lost,
+    Doubled,
+    Delayed,
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        5 => Just(Fate::Arrives),
+        2 => Just(Fate::Lost),
+        1 => Just(Fate::Doubled),
+        1 => Just(Fate::Delayed),
+    ]
+}
+
+struct Wire<T> {
+    delayed: Vec<T>,
+}
+
+impl<T: Clone> Wire<T> {
+    fn send(&mut self, message: T, fate: Fate, mut deliver: impl FnMut(T)) {
+        match fate {
+            Fate::Arrives => deliver(message),
+            Fate::Lost => {}
+            Fate::Doubled => {
+                deliver(message.clone());
+                deliver(message);
+            }
+            Fate::Delayed => {
+                self.delayed.push(message);
+                return;
+            }
+        }
+        for late in std::mem::take(&mut self.delayed) {
+            deliver(late);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn the_reader_gets_the_exact_bytes(
+        chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..9_000), 0..12),
+        fates in proptest::collection::vec(fate(), 1..64),
+        reconnects in proptest::collection::vec(any::<bool>(), 1..16),
+        error in proptest::option::of("[a-z]{1,8}"),
+    ) {
+        let expected: Vec<u8> = chunks.concat();
+        let mut fates = fates.into_iter().cycle();
+        let mut reconnects = reconnects.into_iter().cycle();
+        let mut now = Instant::now();
+        let mut window = SendWindow::new(READER_WINDOW, now);
+        let mut reader = Reader::default();
+        let mut up = Wire { delayed: Vec::new() };
+        let mut down = Wire { delayed: Vec::new() };
+        let mut source = chunks.into_iter().peekable();
+        let mut rounds = 0;
+        while !(reader.is_done() && window.is_delivered()) {
+            rounds += 1;
+            // After a while the wire is good, as it has to be for anything to end.
+            let good = rounds > 200;
+            prop_assert!(rounds < 1_000, "stalled");
+            while source.peek().is_some_and(|chunk| chunk.len() <= window.room()) {
+                window.push(&source.next().unwrap());
+            }
+            if source.peek().is_none() {
+                window.finish(error.clone());
+            }
+            if reconnects.next().unwrap() && !good {
+                window.rewind(now);
+            }
+            while let Some(frame) = window.next_frame(now) {
+                let fate = if good { Fate::Arrives } else { fates.next().unwrap() };
+                up.send(frame, fate, |frame| reader.frame(frame));
+            }
+            let fate = if good { Fate::Arrives } else { fates.next().unwrap() };
+            let credit = reader.credit();
+            down.send(credit, fate, |(received, limit)| window.credit(received, limit, now));
+            now += RESEND_AFTER;
+            window.resend(now);
+            if reader.end.is_none() {
+                // A reader that waits for the end pings, and is told again.
+                window.repeat_end();
+            }
+        }
+        prop_assert_eq!(&reader.bytes, &expected);
+        prop_assert_eq!(reader.end, Some((expected.len() as u64, error)));
+    }
+
+    #[test]
+    fn credits_of_a_liar_do_no_harm(
+        credits in proptest::collection::vec((any::<u64>(), any::<u64>()), 0..50)
+    ) {
+        let now = Instant::now();
+        let mut window = SendWindow::new(0, now);
+        for (received, limit) in credits {
+            let room = window.room().min(1_000);
+            window.push(&vec![7; room]);
+            window.credit(received, limit, now);
+            while window.next_frame(now).is_some() {}
+            window.resend(now);
+            prop_assert!(window.acknowledged <= window.sent);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_sent_beyond_the_credit() {
+    let now = Instant::now();
+    let mut window = SendWindow::new(10, now);
+    window.push(&[1; 25]);
+    window.finish(None);
+    assert_eq!(window.next_frame(now), Some(Frame::Data { offset: 0, bytes: vec![1; 10] }));
+    assert_eq!(window.next_frame(now), None);
+    window.credit(10, 25, now);
+    assert_eq!(window.next_frame(now), Some(Frame::Data { offset: 10, bytes: vec![1; 15] }));
+    assert_eq!(window.next_frame(now), Some(Frame::End { offset: 25, error: None }));
+    assert!(!window.is_delivered());
+    window.credit(25, 25, now);
+    assert!(window.is_delivered());
+}
+
+#[test]
+fn the_buffer_is_bounded_and_resending_slows_down() {
+    let start = Instant::now();
+    let mut window = SendWindow::new(u64::MAX, start);
+    window.push(&vec![0; BUFFER]);
+    assert_eq!(window.room(), 0);
+    let mut now = start;
+    let mut pauses = Vec::new();
+    for _ in 0..6 {
+        while window.next_frame(now).is_some() {}
+        let due = window.resend_due().unwrap();
+        pauses.push(due.duration_since(now).as_secs());
+        now = due;
+        window.resend(now);
+    }
+    assert_eq!(pauses, [2, 4, 8, 16, 30, 30]);
+}

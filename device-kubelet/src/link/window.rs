@@ -1,0 +1,143 @@
+//! The writing end of a stream under a credit window: which frame goes out next. Pure.
+//!
+//! ```text
+//!   0 ─────── acknowledged ─────────── sent ─────────── buffered        limit
+//!   │ gone    │ kept, may be sent again │ not sent yet   │ free space    │ the reader's grant
+//! ```
+//!
+//! Offsets are absolute. Whatever the wire loses, doubles or reorders, the reader can put the bytes
+//! together, because what it has not acknowledged is kept and sent again.
+
+use std::{collections::VecDeque, time::Duration};
+
+use fleet_wire::stream::{Frame, MAX_CHUNK};
+use tokio::time::Instant;
+
+/// Most bytes that a stream keeps for sending again. Below the reader's window, because it is memory of a
+/// small machine.
+pub const BUFFER: usize = 128 * 1024;
+/// How long the reader may acknowledge nothing before what it lacks is sent again. Doubles each time, so
+/// that a slow reader is not flooded.
+const RESEND_AFTER: Duration = Duration::from_secs(2);
+const RESEND_AT_MOST_EVERY: Duration = Duration::from_secs(30);
+
+/// What is sent, kept and granted.
+#[derive(Debug)]
+pub struct SendWindow {
+    kept: VecDeque<u8>,
+    acknowledged: u64,
+    sent: u64,
+    limit: u64,
+    end: Option<Option<String>>,
+    end_sent: bool,
+    progress: Instant,
+    patience: Duration,
+}
+
+impl SendWindow {
+    /// `credit` is what the reader grants from the beginning.
+    pub fn new(credit: u64, now: Instant) -> Self {
+        Self {
+            kept: VecDeque::new(),
+            acknowledged: 0,
+            sent: 0,
+            limit: credit,
+            end: None,
+            end_sent: false,
+            progress: now,
+            patience: RESEND_AFTER,
+        }
+    }
+
+    /// How many bytes [`SendWindow::push`] takes now.
+    pub fn room(&self) -> usize {
+        if self.end.is_some() { 0 } else { BUFFER.saturating_sub(self.kept.len()) }
+    }
+
+    /// Adds bytes to the stream; at most [`SendWindow::room`].
+    pub fn push(&mut self, bytes: &[u8]) {
+        debug_assert!(bytes.len() <= self.room());
+        self.kept.extend(bytes);
+    }
+
+    /// The stream ends after what was pushed; `error` if not well.
+    pub fn finish(&mut self, error: Option<String>) {
+        self.end.get_or_insert(error);
+    }
+
+    /// The next frame that may be sent.
+    pub fn next_frame(&mut self, now: Instant) -> Option<Frame> {
+        let start = usize::try_from(self.sent - self.acknowledged).unwrap_or(usize::MAX);
+        let granted = usize::try_from(self.limit.saturating_sub(self.sent)).unwrap_or(usize::MAX);
+        let length = self.kept.len().saturating_sub(start).min(granted).min(MAX_CHUNK);
+        if length > 0 {
+            if self.sent == self.acknowledged {
+                // Nothing was on its way: the wait for an acknowledgement begins here.
+                self.progress = now;
+            }
+            let bytes = self.kept.range(start..start + length).copied().collect();
+            let frame = Frame::Data { offset: self.sent, bytes };
+            self.sent += length as u64;
+            return Some(frame);
+        }
+        match &self.end {
+            Some(error) if !self.end_sent && self.sent == self.length() => {
+                self.end_sent = true;
+                Some(Frame::End { offset: self.length(), error: error.clone() })
+            }
+            _ => None,
+        }
+    }
+
+    /// The reader has everything before `received` and grants everything before `limit`.
+    pub fn credit(&mut self, received: u64, limit: u64, now: Instant) {
+        // More than was sent cannot have arrived.
+        let received = received.min(self.sent);
+        if received > self.acknowledged {
+            let gone = usize::try_from(received - self.acknowledged).unwrap_or(usize::MAX);
+            self.kept.drain(..gone.min(self.kept.len()));
+            self.acknowledged = received;
+            self.progress = now;
+            self.patience = RESEND_AFTER;
+        }
+        self.limit = self.limit.max(limit);
+    }
+
+    /// Everything that is not acknowledged is to be sent again, the end included.
+    pub fn rewind(&mut self, now: Instant) {
+        self.sent = self.acknowledged;
+        self.end_sent = false;
+        self.progress = now;
+    }
+
+    /// The end is to be told again: the reader still asks.
+    pub fn repeat_end(&mut self) {
+        self.end_sent = false;
+    }
+
+    /// When something has to be sent again, unless an acknowledgement comes first.
+    pub fn resend_due(&self) -> Option<Instant> {
+        (self.sent > self.acknowledged).then(|| self.progress + self.patience)
+    }
+
+    /// Sends again, if it is time to.
+    pub fn resend(&mut self, now: Instant) {
+        if self.resend_due().is_some_and(|due| due <= now) {
+            self.rewind(now);
+            self.patience = self.patience.saturating_mul(2).min(RESEND_AT_MOST_EVERY);
+        }
+    }
+
+    /// Whether the reader has all bytes and was told of the end.
+    pub fn is_delivered(&self) -> bool {
+        self.end_sent && self.acknowledged == self.length()
+    }
+
+    fn length(&self) -> u64 {
+        self.acknowledged + self.kept.len() as u64
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/window.rs"]
+mod tests;

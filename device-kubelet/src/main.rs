@@ -1,0 +1,154 @@
+//! The agent of a device: runs the pods that the cluster wants here, and tells about them when asked.
+
+use std::{io::Write as _, path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use device_kubelet::{
+    agent::Agent,
+    keys::DeviceKeys,
+    local::{AgentStatus, client, table},
+    runtime::{Runtime, memory::MemoryRuntime, podman::PodmanRuntime},
+    settings::{Flags, RuntimeKind, Settings, config_file},
+};
+use fleet_daemon::{install_crypto_provider, shutdown::Shutdown, telemetry};
+use jiff::Timestamp;
+
+/// Runs the pods that a Kubernetes cluster wants on this device, also while the cluster cannot be reached.
+#[derive(Debug, Parser)]
+#[command(name = "device-kubelet", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent
+    ///
+    /// Settings come from the TOML file, from the environment (which wins over the file) and from flags
+    /// (which win over both). The keys of the file are the names of the flags without the dashes.
+    Run {
+        /// Settings file (TOML) [default: /etc/harmony-fleet/device-kubelet.toml, if it exists]
+        #[arg(long, env = "DEVICE_KUBELET_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        flags: Box<Flags>,
+    },
+    /// Show this device's public keys, making the keys if there are none yet
+    Keys(Local),
+    /// Show how the agent on this device is; works without network
+    Status(Local),
+    /// Show the pods on this device; works without network
+    Pods(Local),
+    /// Write a completion script for a shell to stdout
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What the commands for people on the device need.
+#[derive(Debug, clap::Args)]
+struct Local {
+    /// Settings file (TOML) [default: /etc/harmony-fleet/device-kubelet.toml, if it exists]
+    #[arg(long, env = "DEVICE_KUBELET_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder of keys, desired pods, volumes and logs [default: /var/lib/harmony-fleet]
+    #[arg(long, env = "DEVICE_KUBELET_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Form of the answer
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    #[default]
+    Table,
+    /// For programs
+    Json,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to do if stderr is closed.
+            let _ = writeln!(std::io::stderr(), "device-kubelet: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run { config, flags } => agent(flags.over(config_file(config).as_deref())?.resolve()?),
+        Command::Keys(local) => {
+            let keys = DeviceKeys::load_or_create(&local.data_dir()?)?.public();
+            match local.output {
+                Output::Json => print(&serde_json::to_string(&keys)?),
+                Output::Table => print(&format!("IDENTITY   {}\nCURVE      {}", keys.identity, keys.curve)),
+            }
+        }
+        Command::Status(local) => {
+            let data_dir = local.data_dir()?;
+            match local.output {
+                Output::Json => print(&client::ask::<serde_json::Value>(&data_dir, "status")?.to_string()),
+                Output::Table => {
+                    let status: AgentStatus = client::ask(&data_dir, "status")?;
+                    print(table::status(&status, Timestamp::now()).trim_end())
+                }
+            }
+        }
+        Command::Pods(local) => {
+            let data_dir = local.data_dir()?;
+            match local.output {
+                Output::Json => print(&client::ask::<serde_json::Value>(&data_dir, "pods")?.to_string()),
+                Output::Table => {
+                    let pods: Vec<table::PodRow> = client::ask(&data_dir, "pods")?;
+                    print(table::pods(&pods, Timestamp::now()).trim_end())
+                }
+            }
+        }
+        Command::Completion { shell } => {
+            let mut command = Cli::command();
+            clap_complete::generate(shell, &mut command, "device-kubelet", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+impl Local {
+    fn data_dir(&self) -> anyhow::Result<PathBuf> {
+        let flags = Flags { data_dir: self.data_dir.clone(), ..Flags::default() };
+        Ok(flags.over(config_file(self.config.clone()).as_deref())?.data_dir())
+    }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        // `device-kubelet pods | head` is no error.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot write to stdout"),
+    }
+}
+
+fn agent(settings: Settings) -> anyhow::Result<()> {
+    telemetry::init(settings.log_format, &settings.log_level)?;
+    install_crypto_provider();
+    // One thread: the agent waits nearly always, and each further thread costs memory of a small machine.
+    let executor = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    executor.block_on(async {
+        let shutdown = Shutdown::on_signals().context("cannot watch for signals")?;
+        let runtime: Arc<dyn Runtime> = match settings.runtime {
+            RuntimeKind::Podman => Arc::new(PodmanRuntime::new(&settings.podman_socket)),
+            RuntimeKind::Memory => Arc::new(MemoryRuntime::default()),
+        };
+        Agent::run(settings, runtime, shutdown).await.map_err(anyhow::Error::from)
+    })
+}
