@@ -1,9 +1,26 @@
 //! One actor for each device: its session, its desired set, its answers.
 //!
-//! [`Devices`] is the handle for everyone else: requests to a device and byte streams with it.
+//! ```text
+//! NATS ─► dispatch ─► bounded queue ─► actor ─┬─ hello      session, incarnation
+//!                                             ├─ desired    sync, fetch, changed
+//!                                             ├─ reports    status, events (worked on beside the actor)
+//!                                             └─ down       requests and streams of the kubelet API
+//! ```
+//!
+//! An actor owns all mutable state of its device and never waits for the API server: that happens in
+//! tasks beside it, whose results come back to it to be sealed. [`Devices`] is the handle for everyone
+//! else.
 
+mod actor;
+mod complaints;
+mod courier;
+mod desired;
+mod directory;
 mod down;
+mod incarnation;
 mod stream;
 
+pub use courier::{Courier, Publisher};
+pub use directory::{Context, Settings, run};
 pub use down::{Devices, DownError};
 pub use stream::DeviceStream;

@@ -1,7 +1,24 @@
 //! Nodes of devices: what the API server says about them, and what is written for them.
+//!
+//! | file | answers |
+//! |---|---|
+//! | `device_node` | does this Node make a device exist, and what does it say? |
+//! | `port` | which port serves it? |
+//! | `store` | which Nodes are there? |
+//! | `watch` | fills the store, starts and ends the devices' actors |
+//! | `status` | what has to be written into `Node.status`? |
+//! | `lease` | when is the Node's Lease renewed, and with what? |
+//!
+//! Nodes are made by enrollment. Nothing here creates or deletes one.
 
+mod device_node;
+pub mod lease;
 mod port;
+pub mod status;
 mod store;
+mod watch;
 
-pub use port::NodePorts;
+pub use device_node::{DeviceNode, NotADevice};
+pub use port::{NodePorts, PortRange, PortRangeError, PortTable};
 pub use store::Nodes;
+pub use watch::{NodeChange, watch};

@@ -1,0 +1,150 @@
+//! Hello, and what follows once the device has proved that it got the answer.
+
+use std::sync::atomic::Ordering;
+
+use fleet_wire::{
+    digest::Digest,
+    message::{
+        EventRecord, EventType, HelloReply, HelloRequest, PROTOCOL, Refusal, RefusalCode, Reply,
+    },
+    session::Hello,
+};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::NodeStatus;
+use tokio::time::Instant;
+
+use super::{Actor, Done};
+use crate::{
+    devices::incarnation::{Token, Verdict, judge},
+    events,
+};
+
+/// A hello that was answered. A replayed one never gets further than this.
+#[derive(Debug)]
+pub(super) struct Greeting {
+    token: Token,
+    verdict: Verdict,
+    node: NodeStatus,
+    set_digest: Digest,
+    agent_version: String,
+    boot_id: String,
+}
+
+impl Actor {
+    pub(super) async fn hello(&mut self, hello: Hello, reply: Option<String>) {
+        let Some(reply) = reply else {
+            return self.complain("hello", "NoReply", &"a hello without a reply subject");
+        };
+        let request: HelloRequest = match hello.opened.body() {
+            Ok(request) => request,
+            Err(error) => {
+                self.complain("hello", error.label(), &error);
+                let refusal = Refusal::new(RefusalCode::Malformed, error.to_string());
+                return self.publish_sessionless(reply, &Reply::<()>::Refused(refusal)).await;
+            }
+        };
+        if request.protocol.major != PROTOCOL.major {
+            self.complain("hello", "Protocol", &"another major version of the protocol");
+            let refusal = Refusal::new(
+                RefusalCode::Unsupported,
+                format!(
+                    "the cluster side speaks protocol {}, the device {}: update the older one",
+                    PROTOCOL.major, request.protocol.major
+                ),
+            );
+            return self.publish_sessionless(reply, &Reply::<()>::Refused(refusal)).await;
+        }
+        let shown = request.incarnation.as_deref().and_then(Token::parse);
+        let verdict = judge(self.token.as_ref(), shown.as_ref());
+        let newest = if verdict == Verdict::Newest && shown.is_some() { &shown } else { &self.token };
+        let token = Token::next(newest.as_ref());
+        // Before the set is known, the device is left with what it has.
+        let set_digest = self.set.borrow().as_ref().map_or(request.set_digest, |set| set.digest());
+        let interval = self.context.settings.heartbeat_interval.as_secs();
+        let answer = HelloReply {
+            protocol: PROTOCOL,
+            cluster_version: env!("CARGO_PKG_VERSION").to_owned(),
+            owner_epoch: self.context.epoch,
+            incarnation: token.to_string(),
+            heartbeat_interval_seconds: u32::try_from(interval).unwrap_or(u32::MAX),
+            node_settings: self.node.borrow().0.settings.clone(),
+            set_digest,
+        };
+        match self.session.accept_hello(&hello, &reply, &Reply::Ok(answer)) {
+            Ok(message) => {
+                self.context.metrics.message("hello", "Ok");
+                self.greeting = Some(Box::new(Greeting {
+                    token,
+                    verdict,
+                    node: request.node,
+                    set_digest: request.set_digest,
+                    agent_version: request.agent_version,
+                    boot_id: request.boot_id,
+                }));
+                self.publish(reply, message).await;
+            }
+            Err(error) => self.complain("hello", error.label(), &error),
+        }
+    }
+
+    /// A message came in the live session: the device lives, and if there was a greeting, it holds.
+    pub(super) fn heard(&mut self) {
+        let now = Instant::now();
+        if let Some(greeting) = self.greeting.take() {
+            self.greeted(*greeting, now);
+        }
+        let was_silent = !self.connected.swap(true, Ordering::Relaxed);
+        if was_silent {
+            self.context.metrics.devices_connected.inc();
+            tracing::info!(device = %self.device, session = ?self.session.id(), "connected");
+        }
+        self.upkeep.heard(now, was_silent);
+    }
+
+    fn greeted(&mut self, greeting: Greeting, now: Instant) {
+        tracing::info!(
+            device = %self.device,
+            session = ?self.session.id(),
+            agent_version = greeting.agent_version,
+            boot_id = greeting.boot_id,
+            "a session begins"
+        );
+        self.complaints.forget();
+        self.conflict = greeting.verdict == Verdict::Old;
+        if self.conflict {
+            self.report_conflict(&greeting.token);
+        }
+        self.token = Some(greeting.token);
+        // Questions of the older session are not answered any more.
+        self.questions.clear();
+        let set = self.set.borrow_and_update().clone();
+        self.ledger.begin(set.as_ref(), greeting.set_digest, now);
+        self.upkeep.reported(greeting.node, now);
+    }
+
+    fn report_conflict(&mut self, token: &Token) {
+        tracing::warn!(device = %self.device, "hello with an old incarnation token: a cloned or restored disk");
+        let now = Timestamp::now().as_millisecond();
+        let record = EventRecord {
+            id: format!("identity-conflict-{token}"),
+            pod: None,
+            container: None,
+            type_: EventType::Warning,
+            reason: crate::nodes::status::IDENTITY_CONFLICT.to_owned(),
+            message: "The device said hello with an old incarnation token: its disk was cloned or restored. \
+                      The older session was ended. If another machine runs with the same keys, take it off \
+                      the network and enroll it anew."
+                .to_owned(),
+            count: 1,
+            first: now,
+            last: now,
+        };
+        let (client, device) = (self.context.client.clone(), self.device.clone());
+        self.work.spawn(async move {
+            if let Err(error) = events::write_one(&client, &device, &record, SignedDuration::ZERO).await {
+                tracing::warn!(%device, %error, "the event about the old incarnation was not written");
+            }
+            Done::Told
+        });
+    }
+}

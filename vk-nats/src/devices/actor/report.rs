@@ -1,0 +1,95 @@
+//! Statuses and events on their way to the API server.
+
+use fleet_wire::{
+    envelope::Opened,
+    message::{EventsReport, Outcome, PodOutcome, Refusal, RefusalCode, StatusAck, StatusReport},
+};
+use futures::{StreamExt as _, stream};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+use super::{Actor, Asked, Done};
+use crate::{events, status};
+
+/// How many of a device's pods are written at a time.
+const AT_ONCE: usize = 8;
+/// After this the rest of a report is answered with "later": the device waits for an answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(8);
+/// Reports and event batches of one device that may be worked on at a time.
+const MOST_WORK: usize = 32;
+
+impl Actor {
+    pub(super) async fn status(&mut self, asked: Asked, opened: &Opened) {
+        let Some(report) = self.body::<StatusReport>(&asked, opened).await else { return };
+        if self.busy(&asked).await {
+            return;
+        }
+        let mut ack = StatusAck::default();
+        if let Some(node) = report.node {
+            // Held here and written from here; were this process to end first, the next hello brings it.
+            self.upkeep.reported(node, Instant::now());
+            ack.node = Some(Outcome::Taken);
+        }
+        if report.pods.is_empty() {
+            return self.accept(&asked, ack).await;
+        }
+        let context = Arc::clone(&self.context);
+        let device = self.device.clone();
+        let pods: Vec<_> = report
+            .pods
+            .into_iter()
+            .map(|pod| {
+                let turn = self.turns.next(&pod.key.uid);
+                (pod, turn)
+            })
+            .collect();
+        self.work.spawn(async move {
+            let deadline = Instant::now() + ANSWER_WITHIN;
+            let writes = pods.into_iter().map(|(pod, turn)| {
+                let (context, device) = (&context, &device);
+                async move {
+                    let late = PodOutcome {
+                        uid: pod.key.uid.clone(),
+                        revision: pod.revision,
+                        outcome: Outcome::Later(Refusal::new(
+                            RefusalCode::Unavailable,
+                            "the API server did not take it in time",
+                        )),
+                    };
+                    let write = status::write(&context.client, &context.pods, device, pod, turn);
+                    tokio::time::timeout_at(deadline, Box::pin(write)).await.unwrap_or(late)
+                }
+            });
+            ack.pods = stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
+            Done::Status { asked, ack }
+        });
+    }
+
+    pub(super) async fn events(&mut self, asked: Asked, opened: &Opened) {
+        let Some(report) = self.body::<EventsReport>(&asked, opened).await else { return };
+        if self.busy(&asked).await {
+            return;
+        }
+        let (client, device) = (self.context.client.clone(), self.device.clone());
+        self.work.spawn(async move {
+            let write = Box::pin(events::write(&client, &device, &report));
+            let result = tokio::time::timeout(ANSWER_WITHIN, write).await.unwrap_or_else(|_| {
+                Err(Refusal::new(RefusalCode::Unavailable, "the API server did not take them in time"))
+            });
+            Done::Events { asked, result }
+        });
+    }
+
+    async fn busy(&mut self, asked: &Asked) -> bool {
+        let busy = self.work.len() >= MOST_WORK;
+        if busy {
+            let refusal = Refusal::new(
+                RefusalCode::Busy,
+                "earlier reports of this device are still being written: try again",
+            );
+            self.refuse(asked, refusal).await;
+        }
+        busy
+    }
+}

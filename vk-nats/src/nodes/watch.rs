@@ -1,0 +1,159 @@
+//! Follows the Nodes of devices.
+//!
+//! The first list is collected before any port is given out: ports that Nodes publish already are kept,
+//! whatever order the list has.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use fleet_daemon::health::CheckHandle;
+use fleet_wire::{enrollment::DEVICE_LABEL, name::DeviceName};
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Node;
+use kube::{
+    Api,
+    runtime::{WatchStreamExt as _, watcher, watcher::Event},
+};
+use tokio::sync::mpsc;
+
+use super::{
+    device_node::{DeviceNode, NotADevice},
+    port::PortTable,
+    store::Nodes,
+};
+use crate::metrics::Metrics;
+
+/// What became of a Node.
+#[derive(Debug, Clone)]
+pub enum NodeChange {
+    /// It is there, with this content and served at this port.
+    Applied(Arc<DeviceNode>, u16),
+    /// It is gone, or no longer that of a device.
+    Gone(DeviceName),
+}
+
+/// Follows the Nodes for ever; changes go to `changes` after the store has them.
+pub async fn watch(
+    client: kube::Client,
+    nodes: Nodes,
+    ports: PortTable,
+    changes: mpsc::UnboundedSender<NodeChange>,
+    metrics: Arc<Metrics>,
+    check: CheckHandle,
+) {
+    let config = watcher::Config::default().labels(&format!("{DEVICE_LABEL}=true"));
+    let stream = watcher(Api::<Node>::all(client), config)
+        .modify(|node| {
+            node.metadata.managed_fields = None;
+        })
+        .default_backoff();
+    let mut stream = std::pin::pin!(stream);
+    let mut follower =
+        Follower { nodes, ports, changes, metrics, listed: None, complaints: HashMap::new() };
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(event) => {
+                let done = matches!(event, Event::InitDone);
+                follower.take(event);
+                if done {
+                    check.ready();
+                }
+            }
+            Err(error) => check.not_ready(format!("the watch of Nodes is interrupted: {error}")),
+        }
+    }
+}
+
+struct Follower {
+    nodes: Nodes,
+    ports: PortTable,
+    changes: mpsc::UnboundedSender<NodeChange>,
+    metrics: Arc<Metrics>,
+    /// Nodes of a list that is not complete yet.
+    listed: Option<Vec<Node>>,
+    complaints: HashMap<String, NotADevice>,
+}
+
+impl Follower {
+    fn take(&mut self, event: Event<Node>) {
+        match event {
+            Event::Init => self.listed = Some(Vec::new()),
+            Event::InitApply(node) => self.listed.get_or_insert_default().push(node),
+            Event::InitDone => {
+                let listed = self.listed.take().unwrap_or_default();
+                self.complete(listed);
+            }
+            Event::Apply(node) => {
+                self.apply(&node);
+            }
+            Event::Delete(node) => {
+                if let Some(name) = node.metadata.name {
+                    self.complaints.remove(&name);
+                    self.remove(&name);
+                }
+            }
+        }
+        self.metrics.devices_enrolled.set(i64::try_from(self.nodes.count()).unwrap_or(i64::MAX));
+    }
+
+    fn complete(&mut self, listed: Vec<Node>) {
+        let present: HashSet<&str> = listed.iter().filter_map(|node| node.metadata.name.as_deref()).collect();
+        for device in self.nodes.names() {
+            if !present.contains(device.as_str()) {
+                self.remove(device.as_str());
+            }
+        }
+        for node in &listed {
+            if let Ok(node) = DeviceNode::parse(node)
+                && let Some(port) = node.published_port
+            {
+                self.ports.keep(&node.device, port);
+            }
+        }
+        for node in &listed {
+            self.apply(node);
+        }
+        self.nodes.set_synced();
+        tracing::info!(devices = self.nodes.count(), "Nodes are synced");
+    }
+
+    fn apply(&mut self, node: &Node) {
+        let name = node.metadata.name.clone().unwrap_or_default();
+        match DeviceNode::parse(node) {
+            Ok(node) => {
+                self.complaints.remove(&name);
+                if let Some(port) = node.published_port {
+                    self.ports.keep(&node.device, port);
+                }
+                let Some(port) = self.ports.claim(&node.device) else {
+                    tracing::error!(
+                        device = %node.device,
+                        "no port is left for this Node; widen the setting node-port-range"
+                    );
+                    return;
+                };
+                let node = Arc::new(node);
+                self.nodes.insert(Arc::clone(&node), Some(port));
+                // The receiver ends with the process.
+                let _ = self.changes.send(NodeChange::Applied(node, port));
+            }
+            Err(reason) => {
+                if self.complaints.get(&name) != Some(&reason) {
+                    tracing::warn!(node = name, %reason, "this Node is labelled as a device's, but is none");
+                    self.complaints.insert(name.clone(), reason);
+                }
+                self.remove(&name);
+            }
+        }
+    }
+
+    fn remove(&mut self, name: &str) {
+        let Ok(device) = name.parse::<DeviceName>() else { return };
+        if self.nodes.remove(&device) {
+            self.ports.free(&device);
+            let _ = self.changes.send(NodeChange::Gone(device));
+        }
+    }
+}

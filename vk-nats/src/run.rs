@@ -1,0 +1,301 @@
+//! Wires the parts together and runs them until the shutdown.
+
+use std::{sync::Arc, time::Duration};
+
+use fleet_daemon::{
+    health::{Health, HealthServer},
+    nats::{Connection, LinkState, NatsSettings},
+    shutdown::{Shutdown, Tasks},
+};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use prometheus_client::registry::Registry;
+use tokio::{sync::mpsc, time::Instant};
+
+use crate::{
+    bundle::{Assembly, DesiredSets, Inputs},
+    devices::{self, Context, Courier, Devices},
+    identity::{Gate, NodeClient},
+    kubelet_api::{self, KubeletApi, TlsFiles},
+    metrics::Metrics,
+    nodes::{self, NodeChange, Nodes, PortTable},
+    ownership::Ownership,
+    pods::{self, Pods},
+    references::Follower,
+    services,
+    settings::Settings,
+};
+
+/// Requests a second that this process makes for pods and events in the long run. The API server's own
+/// flow control is the real limit; this keeps a storm from reaching it.
+const API_RATE: u32 = 1000;
+const API_BURST: u32 = 2000;
+/// Messages that may wait for the dispatcher.
+const SUBSCRIPTION_CAPACITY: usize = 16 * 1024;
+
+/// Why the process cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The kubeconfig cannot be used.
+    #[error("the kubeconfig cannot be used")]
+    Kubeconfig(#[source] kube::config::KubeconfigError),
+    /// There is no in-cluster configuration.
+    #[error("there is no in-cluster configuration; set `kubeconfig` when this runs outside a cluster")]
+    InCluster(#[source] kube::config::InClusterError),
+    /// The Kubernetes client cannot be made.
+    #[error("the Kubernetes client cannot be set up")]
+    Client(#[source] kube::Error),
+    /// NATS cannot be set up.
+    #[error(transparent)]
+    Nats(#[from] fleet_daemon::nats::NatsError),
+    /// The health address cannot be bound.
+    #[error(transparent)]
+    Health(#[from] fleet_daemon::health::HealthError),
+}
+
+/// Starts everything. Returns once all tasks run; they end with `tasks`' shutdown.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
+    let shutdown = tasks.shutdown().clone();
+    let started = Instant::now();
+    let mut registry = Registry::default();
+    let metrics = Arc::new(Metrics::new(&mut registry));
+    let api_metrics = kubelet_api::Metrics::register(&mut registry);
+    let health = Health::new();
+    let owner_check = health.check("ownership");
+    let nats_check = health.check("nats");
+    if let Some(addr) = settings.health_listen {
+        let server = HealthServer::bind(addr, health.clone(), Arc::new(registry)).await?;
+        tasks.spawn("health", server.run(shutdown.clone()));
+    }
+
+    let client = kube_client(&settings).await?;
+    let nats = fleet_daemon::nats::connect(&NatsSettings {
+        url: settings.nats_url.clone(),
+        ca_file: settings.nats_ca_file.clone(),
+        seed: settings.nats_seed.clone(),
+        name: format!("vk-nats {}", settings.identity),
+        inbox_prefix: None,
+        subscription_capacity: SUBSCRIPTION_CAPACITY,
+    })
+    .await?;
+    tasks.spawn("nats-check", follow_nats(nats.clone(), nats_check, shutdown.clone()));
+
+    owner_check.not_ready("waiting for the owner's Lease");
+    let ownership = tokio::select! {
+        ownership = Ownership::acquire(client.clone(), &settings.namespace, &settings.identity) => ownership,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    owner_check.ready();
+    let epoch = ownership.epoch;
+    let tenure = ownership.tenure();
+    tasks.spawn("ownership", ownership.keep(shutdown.clone()));
+
+    let gate = Gate::new(API_RATE, API_BURST);
+    let node_client = NodeClient::new(client.clone(), gate, tenure.clone(), Arc::clone(&metrics));
+    let (node_store, pod_store) = (Nodes::default(), Pods::default());
+    let (sets, devices) = (DesiredSets::default(), Devices::default());
+    let channels = Channels::new();
+
+    tasks.spawn(
+        "nodes",
+        until(
+            shutdown.clone(),
+            nodes::watch(
+                client.clone(),
+                node_store.clone(),
+                PortTable::new(settings.node_port_range),
+                channels.node_changes,
+                Arc::clone(&metrics),
+                health.check("nodes"),
+            ),
+        ),
+    );
+    tasks.spawn(
+        "nodes-fanout",
+        until(
+            shutdown.clone(),
+            fan_out(channels.nodes, channels.to_directory, channels.to_pods, channels.to_assembly),
+        ),
+    );
+    tasks.spawn(
+        "pods",
+        until(
+            shutdown.clone(),
+            Box::pin(pods::watch(
+                client.clone(),
+                node_store.clone(),
+                pod_store.clone(),
+                channels.pods_from_nodes,
+                channels.pod_changes,
+                health.check("pods"),
+            )),
+        ),
+    );
+    tasks.spawn(
+        "services",
+        until(
+            shutdown.clone(),
+            services::watch(client.clone(), channels.service_changes, health.check("services")),
+        ),
+    );
+    let (arrivals, arrived) = mpsc::unbounded_channel();
+    let follower = Follower::new(node_client.clone(), arrivals, Arc::clone(&metrics));
+    let inputs = Inputs {
+        pods: channels.pods,
+        services: channels.services,
+        devices: channels.assembly_from_nodes,
+        arrivals: arrived,
+    };
+    tasks.spawn("bundles", until(shutdown.clone(), Assembly::new(follower, sets.clone()).run(inputs)));
+
+    let context = Context {
+        settings: devices::Settings {
+            node_address: settings.node_address,
+            node_lease_duration: settings.node_lease_duration,
+            heartbeat_interval: settings.heartbeat_interval,
+        },
+        keys: settings.fleet_keys.clone(),
+        epoch,
+        courier: Courier::new(Arc::new(nats.client.clone()), tenure),
+        client: node_client,
+        pods: pod_store.clone(),
+        sets,
+        metrics,
+        started,
+    };
+    tasks.spawn(
+        "devices",
+        devices::run(
+            Arc::new(context),
+            nats.client,
+            devices.clone(),
+            channels.directory_from_nodes,
+            shutdown.clone(),
+        ),
+    );
+    let api = KubeletApi::new(
+        devices,
+        pod_store,
+        client,
+        node_store.node_ports(),
+        settings.listen_address,
+        TlsFiles {
+            certificate: settings.serving_cert_file,
+            key: settings.serving_key_file,
+            client_ca: settings.client_ca_file,
+        },
+        api_metrics,
+    );
+    tasks.spawn("kubelet-api", Box::pin(kubelet_api::serve(api, shutdown)));
+    Ok(())
+}
+
+/// All queues between the tasks.
+struct Channels {
+    node_changes: mpsc::UnboundedSender<NodeChange>,
+    nodes: mpsc::UnboundedReceiver<NodeChange>,
+    to_directory: mpsc::UnboundedSender<NodeChange>,
+    directory_from_nodes: mpsc::UnboundedReceiver<NodeChange>,
+    to_pods: mpsc::UnboundedSender<fleet_wire::name::DeviceName>,
+    pods_from_nodes: mpsc::UnboundedReceiver<fleet_wire::name::DeviceName>,
+    to_assembly: mpsc::UnboundedSender<(fleet_wire::name::DeviceName, bool)>,
+    assembly_from_nodes: mpsc::UnboundedReceiver<(fleet_wire::name::DeviceName, bool)>,
+    pod_changes: mpsc::UnboundedSender<pods::PodChange>,
+    pods: mpsc::UnboundedReceiver<pods::PodChange>,
+    service_changes: mpsc::UnboundedSender<services::ServiceChange>,
+    services: mpsc::UnboundedReceiver<services::ServiceChange>,
+}
+
+impl Channels {
+    fn new() -> Self {
+        let (node_changes, nodes) = mpsc::unbounded_channel();
+        let (to_directory, directory_from_nodes) = mpsc::unbounded_channel();
+        let (to_pods, pods_from_nodes) = mpsc::unbounded_channel();
+        let (to_assembly, assembly_from_nodes) = mpsc::unbounded_channel();
+        let (pod_changes, pods) = mpsc::unbounded_channel();
+        let (service_changes, services) = mpsc::unbounded_channel();
+        Self {
+            node_changes,
+            nodes,
+            to_directory,
+            directory_from_nodes,
+            to_pods,
+            pods_from_nodes,
+            to_assembly,
+            assembly_from_nodes,
+            pod_changes,
+            pods,
+            service_changes,
+            services,
+        }
+    }
+}
+
+/// Tells everyone about Nodes: the directory keeps actors, the pod watch looks for pods that came before
+/// their Node, the assembly publishes sets.
+async fn fan_out(
+    mut nodes: mpsc::UnboundedReceiver<NodeChange>,
+    directory: mpsc::UnboundedSender<NodeChange>,
+    pods: mpsc::UnboundedSender<fleet_wire::name::DeviceName>,
+    assembly: mpsc::UnboundedSender<(fleet_wire::name::DeviceName, bool)>,
+) {
+    let mut known = std::collections::HashSet::new();
+    while let Some(change) = nodes.recv().await {
+        // The receivers end with the process.
+        match &change {
+            NodeChange::Applied(node, _) => {
+                let _ = pods.send(node.device.clone());
+                if known.insert(node.device.clone()) {
+                    let _ = assembly.send((node.device.clone(), true));
+                }
+            }
+            NodeChange::Gone(device) => {
+                known.remove(device);
+                let _ = assembly.send((device.clone(), false));
+            }
+        }
+        let _ = directory.send(change);
+    }
+}
+
+/// A task that runs for ever ends well with the shutdown.
+async fn until<F: Future<Output = ()>>(shutdown: Shutdown, task: F) -> Result<(), &'static str> {
+    tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        () = task => Err("it ended by itself"),
+    }
+}
+
+async fn follow_nats(nats: Connection, check: fleet_daemon::health::CheckHandle, shutdown: Shutdown) {
+    let mut state = nats.state;
+    loop {
+        match *state.borrow_and_update() {
+            LinkState::Connected => check.ready(),
+            LinkState::Disconnected => check.not_ready("NATS is not connected"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            changed = state.changed() => if changed.is_err() {
+                return shutdown.cancelled().await;
+            },
+        }
+    }
+}
+
+async fn kube_client(settings: &Settings) -> Result<kube::Client, RunError> {
+    let mut config = match &settings.kubeconfig {
+        Some(file) => {
+            let kubeconfig = Kubeconfig::read_from(file).map_err(RunError::Kubeconfig)?;
+            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                .await
+                .map_err(RunError::Kubeconfig)?
+        }
+        None => kube::Config::incluster().map_err(RunError::InCluster)?,
+    };
+    config.connect_timeout = Some(Duration::from_secs(5));
+    // Retries are ours to pace: everything here is level-triggered, and `Retry-After` concerns all lanes.
+    config.default_retry = false;
+    kube::Client::try_from(config).map_err(RunError::Client)
+}

@@ -1,0 +1,240 @@
+//! How this process is set up: file, environment, flags; checked at the start.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Args;
+use fleet_daemon::{
+    nats::NkeySeed,
+    settings::{Seconds, SettingsError, invalid, parse, required},
+    telemetry::LogFormat,
+};
+use fleet_wire::{keys::FleetKeys, name::KeyVersion};
+use serde::{Deserialize, Serialize};
+
+use crate::nodes::PortRange;
+
+/// Settings as they are given. Every key may stand in the settings file (TOML), in the environment as
+/// `VK_NATS_<KEY>`, or be a flag; flags win over the environment, the environment over the file.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Flags {
+    /// Kubeconfig of the process's own account; without it the in-cluster account is used.
+    #[arg(long, env = "VK_NATS_KUBECONFIG", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The fleet's own namespace, where enrollment records and the owner's Lease are [default: harmony-fleet].
+    #[arg(long, env = "VK_NATS_NAMESPACE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Identity in the owner's Lease; a process with the same identity takes over at once [default: hostname].
+    #[arg(long, env = "VK_NATS_IDENTITY")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// NATS server, e.g. tls://nats.example:4222.
+    #[arg(long, env = "VK_NATS_NATS_URL", value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nats_url: Option<String>,
+    /// CA of the NATS server's certificate (PEM); setting it makes the connection TLS.
+    #[arg(long, env = "VK_NATS_NATS_CA_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nats_ca_file: Option<PathBuf>,
+    /// File with the seed of this process's NATS user (SU…).
+    #[arg(long, env = "VK_NATS_NATS_SEED_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nats_seed_file: Option<PathBuf>,
+    /// Files with the seeds of the fleet's curve keys (SX…), each named <version>.nk.
+    #[arg(long, env = "VK_NATS_FLEET_KEY_FILES", value_name = "FILES", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fleet_key_files: Option<Vec<PathBuf>>,
+    /// IP address that Nodes publish (as type Hostname), where the API server reaches this process.
+    #[arg(long, env = "VK_NATS_NODE_ADDRESS", value_name = "IP")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_address: Option<String>,
+    /// Ports for Nodes, one each, first and last included [default: 10300-20299].
+    #[arg(long, env = "VK_NATS_NODE_PORT_RANGE", value_name = "FIRST-LAST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_port_range: Option<String>,
+    /// Address on which the kubelet API of all Nodes listens [default: 0.0.0.0].
+    #[arg(long, env = "VK_NATS_LISTEN_ADDRESS", value_name = "IP")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen_address: Option<String>,
+    /// Serving certificate of the kubelet API (PEM chain).
+    #[arg(long, env = "VK_NATS_SERVING_CERT_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serving_cert_file: Option<PathBuf>,
+    /// Key of the serving certificate (PEM).
+    #[arg(long, env = "VK_NATS_SERVING_KEY_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serving_key_file: Option<PathBuf>,
+    /// CA of the API server's kubelet client certificate (PEM); without it only bearer tokens are believed.
+    #[arg(long, env = "VK_NATS_CLIENT_CA_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ca_file: Option<PathBuf>,
+    /// Address of /healthz, /readyz and /metrics, e.g. 0.0.0.0:8080; without it there are none.
+    #[arg(long, env = "VK_NATS_HEALTH_LISTEN", value_name = "ADDR:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_listen: Option<String>,
+    /// Format of the log [default: text].
+    #[arg(long, env = "VK_NATS_LOG_FORMAT", value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<LogFormat>,
+    /// Level of the log, or a filter such as info,vk_nats=debug [default: info].
+    #[arg(long, env = "VK_NATS_LOG_LEVEL", value_name = "LEVEL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<String>,
+    /// Duration of the Nodes' Leases in seconds [default: 40].
+    #[arg(long, env = "VK_NATS_NODE_LEASE_DURATION", value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_lease_duration: Option<Seconds>,
+    /// Seconds between the heartbeats that devices are told to send [default: 10].
+    #[arg(long, env = "VK_NATS_HEARTBEAT_INTERVAL", value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat_interval: Option<Seconds>,
+    /// Seconds that open work may take after a signal [default: 10].
+    #[arg(long, env = "VK_NATS_SHUTDOWN_GRACE", value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shutdown_grace: Option<Seconds>,
+}
+
+/// Settings that were checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Kubeconfig, or in-cluster.
+    pub kubeconfig: Option<PathBuf>,
+    /// The fleet's namespace.
+    pub namespace: String,
+    /// Holder identity.
+    pub identity: String,
+    /// NATS server.
+    pub nats_url: String,
+    /// Its CA.
+    pub nats_ca_file: Option<PathBuf>,
+    /// The own NATS user.
+    pub nats_seed: NkeySeed,
+    /// The fleet's secret curve keys.
+    pub fleet_keys: FleetKeys,
+    /// Published by Nodes.
+    pub node_address: IpAddr,
+    /// Ports of Nodes.
+    pub node_port_range: PortRange,
+    /// Where the kubelet API listens.
+    pub listen_address: IpAddr,
+    /// Serving certificate.
+    pub serving_cert_file: PathBuf,
+    /// Its key.
+    pub serving_key_file: PathBuf,
+    /// CA of clients; `None`: only tokens are believed.
+    pub client_ca_file: Option<PathBuf>,
+    /// Where health is served.
+    pub health_listen: Option<SocketAddr>,
+    /// `leaseDurationSeconds` of Nodes' Leases.
+    pub node_lease_duration: Duration,
+    /// Interval of heartbeats.
+    pub heartbeat_interval: Duration,
+    /// Deadline of the shutdown.
+    pub shutdown_grace: Duration,
+}
+
+impl Flags {
+    /// Format and level of the log, needed before anything else is checked.
+    pub fn log(&self) -> (LogFormat, &str) {
+        (self.log_format.unwrap_or(LogFormat::Text), self.log_level.as_deref().unwrap_or("info"))
+    }
+
+    /// Checks everything, and reads the key files.
+    ///
+    /// # Errors
+    /// [`SettingsError`], which names the key, the value and what was expected.
+    pub fn check(self) -> Result<Settings, SettingsError> {
+        let ip = "an IP address, e.g. 10.0.0.5";
+        let node_address = required("node-address", self.node_address, ip)?;
+        let node_address: IpAddr = parse("node-address", &node_address, ip)?;
+        if node_address.is_unspecified() || node_address.is_loopback() {
+            // The API server refuses to proxy there.
+            return Err(invalid("node-address", node_address, "an address that the API server can reach, no loopback"));
+        }
+        let range = self.node_port_range.unwrap_or_else(|| "10300-20299".to_owned());
+        let listen = self.listen_address.unwrap_or_else(|| "0.0.0.0".to_owned());
+        let seed_file = required("nats-seed-file", self.nats_seed_file, "a file with the seed of an nkey")?;
+        let nats_seed = NkeySeed::from_file(&seed_file)
+            .map_err(|error| invalid("nats-seed-file", seed_file.display(), &because(&error)))?;
+        let key_files = required("fleet-key-files", self.fleet_key_files, "files named <version>.nk, e.g. 1.nk")?;
+        let node_lease_duration = self.node_lease_duration.unwrap_or(Seconds(40));
+        if node_lease_duration < Seconds(20) {
+            return Err(invalid("node-lease-duration", node_lease_duration, "20 or more: Leases are renewed every 15 s"));
+        }
+        let heartbeat_interval = self.heartbeat_interval.unwrap_or(Seconds(10));
+        if !(Seconds(1)..=Seconds(300)).contains(&heartbeat_interval) {
+            return Err(invalid("heartbeat-interval", heartbeat_interval, "1 to 300 seconds"));
+        }
+        let pem = "a PEM file";
+        Ok(Settings {
+            kubeconfig: self.kubeconfig,
+            namespace: self.namespace.unwrap_or_else(|| "harmony-fleet".to_owned()),
+            identity: match self.identity {
+                Some(identity) if !identity.trim().is_empty() => identity,
+                Some(identity) => return Err(invalid("identity", identity, "a name that is not empty")),
+                None => required("identity", hostname(), "a name, since this machine has no hostname")?,
+            },
+            nats_url: required("nats-url", self.nats_url, "nats://host:port or tls://host:port")?,
+            nats_ca_file: self.nats_ca_file,
+            nats_seed,
+            fleet_keys: fleet_keys(&key_files)?,
+            node_address,
+            node_port_range: parse("node-port-range", &range, "two ports joined by '-', e.g. 10300-20299")?,
+            listen_address: parse("listen-address", &listen, ip)?,
+            serving_cert_file: required("serving-cert-file", self.serving_cert_file, pem)?,
+            serving_key_file: required("serving-key-file", self.serving_key_file, pem)?,
+            client_ca_file: self.client_ca_file,
+            health_listen: self
+                .health_listen
+                .map(|addr| parse("health-listen", &addr, "an address and a port, e.g. 0.0.0.0:8080"))
+                .transpose()?,
+            node_lease_duration: node_lease_duration.into(),
+            heartbeat_interval: heartbeat_interval.into(),
+            shutdown_grace: self.shutdown_grace.unwrap_or(Seconds(10)).into(),
+        })
+    }
+}
+
+fn fleet_keys(files: &[PathBuf]) -> Result<FleetKeys, SettingsError> {
+    let key = "fleet-key-files";
+    let seeds = files
+        .iter()
+        .map(|file| {
+            let version = version(file)
+                .ok_or_else(|| invalid(key, file.display(), "files named <version>.nk with a version from 1, e.g. 1.nk"))?;
+            let seed = std::fs::read_to_string(file)
+                .map_err(|error| invalid(key, file.display(), &because(&error)))?;
+            Ok((version, seed))
+        })
+        .collect::<Result<Vec<_>, SettingsError>>()?;
+    FleetKeys::from_seeds(seeds).map_err(|error| {
+        let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+        invalid(key, names.join(","), &because(&error))
+    })
+}
+
+fn version(file: &Path) -> Option<KeyVersion> {
+    let name = file.file_name()?.to_str()?.strip_suffix(".nk")?;
+    name.parse().ok().filter(|version| *version > 0).map(KeyVersion)
+}
+
+fn because(error: &dyn std::error::Error) -> String {
+    format!("files that can be read and hold keys; {error}")
+}
+
+fn hostname() -> Option<String> {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+#[path = "tests/settings.rs"]
+mod tests;

@@ -1,0 +1,17 @@
+//! From a device's report to `pods/status`, as the node.
+//!
+//! ```text
+//! report ─► turn (one at a time for each pod, newest wins) ─► plan ─► patch ─► deletion? ─► outcome
+//! ```
+//!
+//! `plan` and `deletion` are pure; `write` is the edge.
+
+mod deletion;
+mod plan;
+mod turn;
+mod write;
+
+pub use deletion::{Deletion, decide};
+pub use plan::{Plan, is_transition, plan};
+pub use turn::{Turn, Turns};
+pub use write::write;

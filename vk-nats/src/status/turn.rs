@@ -1,0 +1,77 @@
+//! One write at a time for each pod, and the newest report wins.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use fleet_wire::name::PodUid;
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::Instant,
+};
+
+/// How far apart writes of one pod are that change neither phase nor readiness.
+pub const PACE: Duration = Duration::from_secs(1);
+
+/// The queue of one pod.
+#[derive(Debug, Default)]
+pub struct Lane {
+    newest: AtomicU64,
+    state: Mutex<LaneState>,
+}
+
+/// What is remembered between two writes.
+#[derive(Debug, Default)]
+pub struct LaneState {
+    /// When the last patch was sent.
+    pub written_at: Option<Instant>,
+    /// Digest of the last status that the API server took.
+    pub written: Option<[u8; 32]>,
+}
+
+/// The place of one report in its pod's queue.
+#[derive(Debug, Clone)]
+pub struct Turn {
+    lane: Arc<Lane>,
+    number: u64,
+}
+
+impl Turn {
+    /// Waits for its turn; `None` when a newer report of the pod has come meanwhile.
+    pub async fn begin(&self) -> Option<MutexGuard<'_, LaneState>> {
+        let state = self.lane.state.lock().await;
+        self.is_newest().then_some(state)
+    }
+
+    /// Whether no newer report has come.
+    pub fn is_newest(&self) -> bool {
+        self.lane.newest.load(Ordering::Acquire) == self.number
+    }
+}
+
+/// The queues of a device's pods.
+#[derive(Debug, Default)]
+pub struct Turns {
+    lanes: HashMap<PodUid, Arc<Lane>>,
+    numbers: u64,
+}
+
+impl Turns {
+    /// A report has come: it is the newest now.
+    pub fn next(&mut self, uid: &PodUid) -> Turn {
+        self.numbers += 1;
+        let lane = Arc::clone(self.lanes.entry(uid.clone()).or_default());
+        lane.newest.store(self.numbers, Ordering::Release);
+        Turn { lane, number: self.numbers }
+    }
+
+    /// Forgets pods that are no longer there.
+    pub fn retain(&mut self, exists: impl Fn(&PodUid) -> bool) {
+        self.lanes.retain(|uid, _| exists(uid));
+    }
+}

@@ -1,0 +1,151 @@
+//! Writes one report, and deletes the pod when it is time.
+
+use fleet_wire::{
+    message::{Outcome, PodOutcome, PodReport, Refusal, RefusalCode},
+    name::DeviceName,
+};
+use http::Method;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+
+use super::{
+    deletion::{Deletion, decide},
+    plan::{Plan, is_transition, plan},
+    turn::{LaneState, PACE, Turn},
+};
+use crate::{
+    identity::{ApiError, Call, JSON, Lane, NodeClient, STRATEGIC_MERGE_PATCH},
+    pods::Pods,
+};
+
+/// Writes a report for its device and says what became of it.
+pub async fn write(
+    client: &NodeClient,
+    pods: &Pods,
+    device: &DeviceName,
+    report: PodReport,
+    turn: Turn,
+) -> PodOutcome {
+    let outcome = attempt(client, pods, device, &report, &turn).await;
+    if let Outcome::Refused(refusal) = &outcome {
+        tracing::warn!(%device, pod = %report.key, %refusal, "a pod's status was refused");
+    }
+    PodOutcome { uid: report.key.uid, revision: report.revision, outcome }
+}
+
+async fn attempt(
+    client: &NodeClient,
+    pods: &Pods,
+    device: &DeviceName,
+    report: &PodReport,
+    turn: &Turn,
+) -> Outcome {
+    let Some(mut lane) = turn.begin().await else { return superseded() };
+    let Some(pod) = pods.of_device(device, &report.key.uid) else { return Outcome::Gone };
+    let deletion = decide(&pod, report);
+    let hurry = deletion == Deletion::Delete || is_transition(pod.status.as_ref(), &report.status);
+    if let (false, Some(written_at)) = (hurry, lane.written_at) {
+        tokio::time::sleep_until(written_at + PACE).await;
+        if !turn.is_newest() {
+            return superseded();
+        }
+    }
+    let outcome = match write_status(client, device, &pod, report, &mut lane).await {
+        Ok(()) => Outcome::Taken,
+        Err(outcome) => outcome,
+    };
+    match (deletion, &outcome) {
+        // A refused status must not keep a pod for ever that its device has let go.
+        (Deletion::Delete, Outcome::Taken | Outcome::Refused(_)) => {
+            match delete(client, device, report).await {
+                Ok(()) | Err(ApiError::Gone { .. }) => Outcome::Gone,
+                Err(error) => later(&error),
+            }
+        }
+        _ => outcome,
+    }
+}
+
+async fn write_status(
+    client: &NodeClient,
+    device: &DeviceName,
+    pod: &Pod,
+    report: &PodReport,
+    lane: &mut LaneState,
+) -> Result<(), Outcome> {
+    let digest = digest(report);
+    if lane.written == Some(digest) {
+        return Ok(());
+    }
+    // The watch may not have shown our own last write yet: then what it shows decides nothing.
+    let observed = lane.written.is_none();
+    let patch = match plan(pod, &report.key.uid, &report.status, observed) {
+        Plan::Nothing => {
+            lane.written = Some(digest);
+            return Ok(());
+        }
+        Plan::Refuse(refusal) => return Err(Outcome::Refused(refusal)),
+        Plan::Patch(patch) => patch,
+    };
+    lane.written_at = Some(Instant::now());
+    // Until it is known what the API server has, nothing counts as written.
+    lane.written = Some([0; 32]);
+    match patch_status(client, device, report, &patch).await {
+        Ok(()) => {
+            lane.written = Some(digest);
+            Ok(())
+        }
+        Err(error @ ApiError::Gone { .. }) => {
+            tracing::debug!(%device, pod = %report.key, %error, "the pod is gone");
+            Err(Outcome::Gone)
+        }
+        Err(error) => Err(error.outcome()),
+    }
+}
+
+async fn patch_status(
+    client: &NodeClient,
+    device: &DeviceName,
+    report: &PodReport,
+    patch: &Value,
+) -> Result<(), ApiError> {
+    let path = format!("{}/status", path(report));
+    let call = Call::new(
+        "patch pods/status",
+        Lane::Pod,
+        Method::PATCH,
+        path,
+        STRATEGIC_MERGE_PATCH,
+        patch,
+    );
+    client.send(device, call).await.map(|_| ())
+}
+
+async fn delete(client: &NodeClient, device: &DeviceName, report: &PodReport) -> Result<(), ApiError> {
+    let options = json!({
+        "apiVersion": "v1",
+        "kind": "DeleteOptions",
+        "gracePeriodSeconds": 0,
+        "preconditions": { "uid": report.key.uid },
+    });
+    let call = Call::new("delete pods", Lane::Pod, Method::DELETE, path(report), JSON, &options);
+    client.send(device, call).await.map(|_| ())
+}
+
+fn path(report: &PodReport) -> String {
+    format!("/api/v1/namespaces/{}/pods/{}", report.key.namespace, report.key.name)
+}
+
+fn digest(report: &PodReport) -> [u8; 32] {
+    Sha256::digest(serde_json::to_vec(&report.status).unwrap_or_default()).into()
+}
+
+fn superseded() -> Outcome {
+    Outcome::Later(Refusal::new(RefusalCode::Busy, "a newer status of this pod is on its way"))
+}
+
+fn later(error: &ApiError) -> Outcome {
+    Outcome::Later(Refusal::new(RefusalCode::Unavailable, error.to_string()))
+}
