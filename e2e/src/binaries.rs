@@ -78,9 +78,7 @@ pub fn repository() -> Result<PathBuf> {
         Some(folder) => PathBuf::from(folder),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join(".."),
     };
-    folder
-        .canonicalize()
-        .with_context(|| format!("the checkout is not at {} any more", folder.display()))
+    folder.canonicalize().with_context(|| format!("the checkout is not at {} any more", folder.display()))
 }
 
 /// The folder for state of fleets: `$XDG_STATE_HOME/harmony-fleet`.
@@ -88,12 +86,15 @@ pub fn repository() -> Result<PathBuf> {
 /// # Errors
 /// When neither `XDG_STATE_HOME` nor `HOME` is set.
 pub fn state() -> Result<PathBuf> {
-    let base = match std::env::var_os("XDG_STATE_HOME") {
-        Some(base) => PathBuf::from(base),
-        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?)
-            .join(".local/state"),
-    };
-    Ok(base.join("harmony-fleet"))
+    xdg("XDG_STATE_HOME", ".local/state")
+}
+
+/// The folder for what can be made again: `$XDG_CACHE_HOME/harmony-fleet`.
+///
+/// # Errors
+/// When neither `XDG_CACHE_HOME` nor `HOME` is set.
+pub fn cache() -> Result<PathBuf> {
+    xdg("XDG_CACHE_HOME", ".cache")
 }
 
 /// `target/<profile>` of the running program: programs lie in it, tests in `deps`.
@@ -102,4 +103,12 @@ fn profile_folder() -> Result<PathBuf> {
     let folder = program.parent().context("this program has no folder")?;
     let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
     Ok(folder.to_owned())
+}
+
+fn xdg(variable: &str, below_home: &str) -> Result<PathBuf> {
+    let base = match std::env::var_os(variable) {
+        Some(base) => PathBuf::from(base),
+        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(below_home),
+    };
+    Ok(base.join("harmony-fleet"))
 }

@@ -25,6 +25,7 @@ pub mod control_plane;
 pub mod device;
 pub mod fleet;
 pub mod image;
+pub mod keys;
 pub mod kubectl;
 pub mod ledger;
 pub mod logs;

@@ -1,9 +1,10 @@
 //! Waiting for a condition with a deadline, never for an amount of time.
 
 use std::fmt::Display;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// How often a condition is looked at. Short, because every look is local.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -37,20 +38,18 @@ pub async fn until<T>(
     within: Duration,
     mut look: impl AsyncFnMut() -> Result<Look<T>>,
 ) -> Result<T> {
-    let started = Instant::now();
+    let deadline = Instant::now() + within;
     let mut seen = String::from("nothing yet");
-    loop {
-        let left = within.saturating_sub(started.elapsed());
-        match tokio::time::timeout(left, look()).await {
+    while Instant::now() < deadline {
+        match timeout_at(deadline, look()).await {
             Ok(Ok(Look::Done(value))) => return Ok(value),
             Ok(Ok(Look::NotYet(now))) => seen = now,
             Ok(Err(error)) => seen = format!("{error:#}"),
-            Err(_) => {
-                bail!("gave up waiting for {what} after {} s; last seen: {seen}", within.as_secs())
-            }
+            Err(_) => break,
         }
-        tokio::time::sleep(INTERVAL).await;
+        sleep(INTERVAL).await;
     }
+    bail!("gave up waiting for {what} after {} s; last seen: {seen}", within.as_secs())
 }
 
 /// Checks that a condition stays true for a while, looking at it all the time.
@@ -69,7 +68,7 @@ pub async fn stays(
         if let Look::NotYet(seen) = look().await? {
             bail!("{what} did not stay so: after {:?}: {seen}", started.elapsed());
         }
-        tokio::time::sleep(INTERVAL).await;
+        sleep(INTERVAL).await;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@
 # kube-scheduler, kubectl), nats (nats-server), kwok (only for the benchmark).
 #
 # Each module's binaries lie in a folder named by the hash of its go.mod, its
-# go.sum, this script and the Go version: another pin is another folder, so a
+# go.sum, the flags below and the Go version: another pin is another folder, so a
 # warm call has nothing to compare but file names, and two checkouts with
 # different pins do not overwrite each other.
 set -euo pipefail
@@ -57,7 +57,12 @@ version_flags() {
 
 folder() {
     local hash
-    hash=$({ cat "$here/$1/go.mod" "$here/$1/go.sum" "$here/build.sh"; echo "$go_version"; } | sha256sum | cut -c1-12)
+    hash=$({
+        cat "$here/$1/go.mod" "$here/$1/go.sum"
+        packages "$1"
+        version_flags "$1"
+        echo "$go_version"
+    } | sha256sum | cut -c1-12)
     printf '%s/%s-%s' "$cache" "$1" "$hash"
 }
 
@@ -65,7 +70,7 @@ folder() {
 progress() {
     awk -v module="$1" -v tty="$([[ -t 2 ]] && echo 1 || echo 0)" '
         /^(go: downloading) / { downloads++; next }
-        /^[a-z0-9.\/_-]+$/ {
+        /^[A-Za-z0-9.~\/_-]+$/ {
             n++
             if (tty) printf "\rtools: %s: %d packages compiled", module, n > "/dev/stderr"
             else if (n % 250 == 0) printf "tools: %s: %d packages compiled\n", module, n > "/dev/stderr"
@@ -76,7 +81,7 @@ progress() {
 }
 
 build() {
-    local module=$1 out line tool staging started
+    local module=$1 out line staging started
     local -a missing=() targets=()
     out=$(folder "$module")
     while IFS= read -r line; do

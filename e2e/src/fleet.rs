@@ -1,0 +1,363 @@
+//! A whole fleet: brought up, looked at, taken down.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use fleet_wire::enrollment::Enrollment;
+use fleet_wire::permissions::{Identity, Permissions};
+use k8s_openapi::api::core::v1::{Node, Secret};
+use kube::api::{Api, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde::{Deserialize, Serialize};
+
+use crate::binaries::{self, Tools};
+use crate::control_plane::{self, ControlPlane, ControlPlaneOptions};
+use crate::device::Device;
+use crate::image::{self, Image};
+use crate::keys::FleetKeyFiles;
+use crate::kubectl::Kubectl;
+use crate::ledger::{self, Owner};
+use crate::logs;
+use crate::nats::Nats;
+use crate::netns::Network;
+use crate::process::{Identity as ProcessIdentity, Process, read_json, write_json};
+use crate::vk::{self, VkNats};
+use crate::wait::{Look, until};
+
+/// What a fleet is to be like.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FleetOptions {
+    /// The names of its real devices.
+    pub devices: Vec<String>,
+    /// Whether `vk-nats` and the agents run; without them it is the bare ground.
+    pub agents: bool,
+    /// Tags of `localhost/hello` that every device has.
+    pub images: Vec<String>,
+    /// Settings of the control plane.
+    pub control_plane: ControlPlaneOptions,
+    /// The block for `spec.podCIDRs`, shared by all devices.
+    pub pod_cidr: Option<String>,
+    /// Whether pods' addresses are reported.
+    pub report_pod_ip: bool,
+    /// Settings of every agent on top of the harness's own.
+    pub agent_settings: toml::Table,
+    /// Settings of `vk-nats` on top of the harness's own.
+    pub vk_settings: toml::Table,
+}
+
+impl FleetOptions {
+    /// A fleet with these devices and everything that belongs to it.
+    #[must_use]
+    pub fn with_devices<const N: usize>(devices: [&str; N]) -> Self {
+        Self {
+            devices: devices.map(str::to_owned).into(),
+            agents: true,
+            images: vec!["v1".to_owned(), "v2".to_owned()],
+            control_plane: ControlPlaneOptions::default(),
+            pod_cidr: None,
+            report_pod_ip: false,
+            agent_settings: toml::Table::new(),
+            vk_settings: toml::Table::new(),
+        }
+    }
+
+    /// The same without `vk-nats` and agents.
+    #[must_use]
+    pub fn bare(self) -> Self {
+        Self { agents: false, ..self }
+    }
+
+    /// The same with one more setting of every agent.
+    #[must_use]
+    pub fn agent_setting(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
+        self.agent_settings.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// The same with one more setting of `vk-nats`.
+    #[must_use]
+    pub fn vk_setting(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
+        self.vk_settings.insert(key.to_owned(), value.into());
+        self
+    }
+}
+
+/// What a second program needs to find a fleet that a first one started.
+#[derive(Debug, Serialize, Deserialize)]
+struct Plan {
+    options: FleetOptions,
+    network: Network,
+}
+
+/// A running fleet.
+#[derive(Debug)]
+pub struct Fleet {
+    /// The Kubernetes control plane.
+    pub control_plane: ControlPlane,
+    /// The broker.
+    pub nats: Nats,
+    /// `vk-nats`, unless the fleet is bare.
+    pub vk: Option<VkNats>,
+    /// `kubectl` as the cluster's administrator.
+    pub kubectl: Kubectl,
+    /// What it was asked to be like.
+    pub options: FleetOptions,
+    /// Its addresses and namespaces.
+    pub network: Network,
+    devices: Vec<Device>,
+    folder: PathBuf,
+    removed_on_drop: AtomicBool,
+}
+
+impl Fleet {
+    /// Brings up a fleet that ends with this program.
+    ///
+    /// # Errors
+    /// When a part does not come up; what there is of it has been removed then.
+    pub async fn up(options: FleetOptions) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let id = format!("{:x}{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let folder = binaries::state()?.join("runs").join(&id);
+        Self::up_in(&folder, &id, Owner::Program(ProcessIdentity::own()?), options).await
+    }
+
+    /// Brings up a fleet in a folder of its own, for an owner.
+    ///
+    /// # Errors
+    /// As [`Fleet::up`].
+    pub async fn up_in(folder: &Path, id: &str, owner: Owner, options: FleetOptions) -> Result<Self> {
+        ledger::require_ground()?;
+        let state = binaries::state()?;
+        let lock = ledger::lock(&state).await?;
+        ledger::prune(&state.join("runs")).await?;
+        ledger::remove(folder).await?;
+        ledger::claim(folder, &owner)?;
+        let network = Network::choose(id).await?;
+        ledger::note_network(folder, &network)?;
+        network.create().await?;
+        drop(lock);
+
+        write_json(&folder.join("fleet.json"), &Plan { options: options.clone(), network: network.clone() })?;
+        let keep = matches!(owner, Owner::Person);
+        let fleet = Self::assemble(folder, network, options).await?;
+        fleet.removed_on_drop.store(!keep, Ordering::Relaxed);
+        if let Err(error) = fleet.start().await {
+            let kept = logs::collect(folder, &logs::folder()?.join("bring-up"))?;
+            return Err(
+                error.context(format!("the fleet did not come up; its logs are in {}", kept.display()))
+            );
+        }
+        Ok(fleet)
+    }
+
+    /// Finds a fleet that another program started; starts nothing.
+    ///
+    /// # Errors
+    /// When there is none in `folder`.
+    pub async fn attach(folder: &Path) -> Result<Self> {
+        let Plan { options, network } = read_json(&folder.join("fleet.json"))?;
+        Self::assemble(folder, network, options).await
+    }
+
+    /// Ends and removes everything.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub async fn down(self) -> Result<()> {
+        self.removed_on_drop.store(false, Ordering::Relaxed);
+        ledger::remove(&self.folder).await
+    }
+
+    /// Leaves it running when this value is dropped; the next run prunes it.
+    pub fn keep(&self) {
+        self.removed_on_drop.store(false, Ordering::Relaxed);
+    }
+
+    /// A device by name.
+    ///
+    /// # Errors
+    /// When the fleet has none of that name.
+    pub fn device(&self, name: &str) -> Result<&Device> {
+        self.devices
+            .iter()
+            .find(|device| device.name == name)
+            .with_context(|| format!("this fleet has no device `{name}`"))
+    }
+
+    /// All real devices.
+    #[must_use]
+    pub fn devices(&self) -> &[Device] {
+        &self.devices
+    }
+
+    /// The replica of `vk-nats`.
+    ///
+    /// # Errors
+    /// When the fleet is bare.
+    pub fn vk(&self) -> Result<&VkNats> {
+        self.vk.as_ref().context("this fleet was started without vk-nats")
+    }
+
+    /// The fleet's folder: logs, keys, state.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The fleet's own keys.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn keys(&self) -> Result<FleetKeyFiles> {
+        FleetKeyFiles::open(&self.folder)
+    }
+
+    /// A typed client with the administrator's rights.
+    ///
+    /// # Errors
+    /// When the kubeconfig is damaged.
+    pub async fn client(&self) -> Result<kube::Client> {
+        fleet_daemon::install_crypto_provider();
+        let config = Kubeconfig::read_from(self.kubectl.kubeconfig())?;
+        let mut config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
+        config.proxy_url = None;
+        Ok(kube::Client::try_from(config)?)
+    }
+
+    /// Writes the objects that make a device exist, and lets it into NATS.
+    ///
+    /// # Errors
+    /// When the API server or NATS refuses.
+    pub async fn enroll(&self, enrollment: &Enrollment) -> Result<()> {
+        self.enroll_all(std::slice::from_ref(enrollment)).await
+    }
+
+    /// As [`Fleet::enroll`] for many devices, with a single reload of NATS.
+    ///
+    /// # Errors
+    /// When the API server or NATS refuses.
+    pub async fn enroll_all(&self, enrollments: &[Enrollment]) -> Result<()> {
+        let client = self.client().await?;
+        let nodes: Api<Node> = Api::all(client.clone());
+        let records: Api<Secret> = Api::namespaced(client, vk::NAMESPACE);
+        let mut users = Vec::new();
+        for enrollment in enrollments {
+            let node = nodes.create(&PostParams::default(), &enrollment.node()).await?;
+            let uid = node.metadata.uid.context("a Node without UID")?;
+            records.create(&PostParams::default(), &enrollment.record(vk::NAMESPACE, &uid)).await?;
+            let permissions = Permissions::of(&Identity::Device(enrollment.device.clone()));
+            users.push((enrollment.identity_key.clone(), permissions));
+        }
+        self.nats.allow(users).await
+    }
+
+    /// Waits until a Node's condition `Ready` has a status: `True`, `False`, `Unknown`.
+    ///
+    /// # Errors
+    /// When it has not after `within`.
+    pub async fn node_ready(&self, node: &str, status: &str, within: Duration) -> Result<()> {
+        let path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
+        until(format!("Node {node} to have Ready={status}"), within, async || {
+            let seen = self.kubectl.run_args(&["get", "node", node, "--output", path]).await?;
+            Ok(if seen == status { Look::Done(()) } else { Look::not_yet(format!("Ready={seen}")) })
+        })
+        .await
+    }
+
+    /// Every process of the fleet.
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        let devices = self.devices.iter().flat_map(|device| {
+            let agent = self.options.agents.then_some(&device.agent);
+            [Some(&device.podman.service), agent].into_iter().flatten()
+        });
+        let shared = self.control_plane.processes().into_iter().chain([&self.nats.server]);
+        shared.chain(self.vk.as_ref().map(|vk| &vk.process)).chain(devices)
+    }
+
+    async fn assemble(folder: &Path, network: Network, options: FleetOptions) -> Result<Self> {
+        let tools = Tools::locate().await?;
+        let devices = (0..u8::try_from(options.devices.len())?)
+            .map(|index| Device::new(folder, &network, index, &options))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            control_plane: ControlPlane::new(folder, &network, &tools, &options.control_plane)?,
+            nats: Nats::new(folder, &network, &tools)?,
+            vk: options.agents.then(|| VkNats::new(folder, &network, 0)).transpose()?,
+            kubectl: Kubectl::new(tools.path("kubectl")?, control_plane::kubeconfig(folder), folder),
+            devices,
+            folder: folder.to_owned(),
+            removed_on_drop: AtomicBool::new(false),
+            options,
+            network,
+        })
+    }
+
+    async fn start(&self) -> Result<()> {
+        ControlPlane::make_keys(&self.folder, &self.network)?;
+        let images = self.images().await?;
+        tokio::try_join!(self.control_plane.start(), self.nats.start(), self.prepare_devices(&images))?;
+        let Some(vk) = &self.vk else { return Ok(()) };
+        let keys = self.keys()?;
+        VkNats::install(&self.kubectl).await?;
+        vk.configure(&self.kubectl, &self.nats, &keys, &self.options.vk_settings).await?;
+        let mut enrollments = Vec::new();
+        for device in &self.devices {
+            device.configure(
+                &self.nats,
+                &keys.root_public()?,
+                &keys.statement(),
+                &self.options.agent_settings,
+            )?;
+            enrollments.push(device.enrollment(&self.options).await?);
+        }
+        self.enroll_all(&enrollments).await?;
+        vk.start().await?;
+        for device in &self.devices {
+            device.agent.start().await?;
+        }
+        for device in &self.devices {
+            self.node_ready(&device.name, "True", Duration::from_secs(60)).await?;
+        }
+        Ok(())
+    }
+
+    async fn images(&self) -> Result<Vec<Image>> {
+        // Not below the fleet's folder: every run would build the same archives.
+        let folder = binaries::cache()?.join("images");
+        let mut images = Vec::new();
+        for tag in &self.options.images {
+            images.push(image::hello(&folder, tag).await?);
+        }
+        Ok(images)
+    }
+
+    async fn prepare_devices(&self, images: &[Image]) -> Result<()> {
+        futures::future::try_join_all(self.devices.iter().enumerate().map(async |(index, device)| {
+            self.network.add_device(u8::try_from(index)?).await?;
+            device.prepare(images).await
+        }))
+        .await
+        .map(drop)
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if !self.removed_on_drop.load(Ordering::Relaxed) {
+            return;
+        }
+        // Dropped inside a runtime or outside of one: a thread of its own works in both.
+        let folder = self.folder.clone();
+        let removal = std::thread::spawn(move || -> Result<()> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(ledger::remove(&folder))
+        });
+        match removal.join() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!("the fleet is not removed: {error:#}"),
+            Err(_) => tracing::error!("removing the fleet panicked"),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The ground that every other scenario stands on: real control plane, NATS server
+//! and two Podmans, without anything of ours.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::fleet::{Fleet, FleetOptions};
+use e2e::scenarios;
+use e2e::wait::{Look, until};
+use fleet_wire::permissions::Permissions;
+use futures::StreamExt as _;
+
+scenarios!(
+    FleetOptions::with_devices(["alpha", "beta"]).bare();
+    kubectl_works_from_an_ordinary_shell,
+    the_control_plane_schedules,
+    nats_lets_in_whom_it_knows_and_keeps_each_to_its_subjects,
+    two_devices_run_the_same_port_and_do_not_see_each_other,
+    a_device_reaches_nats_and_nothing_else,
+    a_power_cut_leaves_images_and_no_process,
+);
+
+async fn kubectl_works_from_an_ordinary_shell(fleet: &Fleet) -> Result<()> {
+    let version = fleet.kubectl.json("version").await?;
+    ensure!(version["serverVersion"]["gitVersion"] == version["clientVersion"]["gitVersion"], "{version}");
+    fleet.kubectl.run("get namespace default").await.map(drop)
+}
+
+async fn the_control_plane_schedules(fleet: &Fleet) -> Result<()> {
+    let objects = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": [
+        { "apiVersion": "v1", "kind": "Node", "metadata": { "name": "paper" } },
+        { "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "waits" },
+          "spec": { "containers": [{ "name": "c", "image": "localhost/hello:v1" }],
+                    "tolerations": [{ "operator": "Exists" }] } },
+    ]});
+    fleet.kubectl.apply(&objects.to_string()).await?;
+    let status = r#"--patch={"status":{"capacity":{"cpu":"1","memory":"1Gi","pods":"9"},"allocatable":{"cpu":"1","memory":"1Gi","pods":"9"},"conditions":[{"type":"Ready","status":"True"}]}}"#;
+    fleet
+        .kubectl
+        .run_args(&["patch", "node", "paper", "--subresource=status", "--type=merge", status])
+        .await?;
+    until("the pod to be scheduled", Duration::from_secs(20), async || {
+        let pod = fleet.kubectl.json("get pod waits").await?;
+        Ok(match pod["spec"]["nodeName"].as_str() {
+            Some("paper") => Look::Done(()),
+            other => Look::not_yet(format!("nodeName {other:?}")),
+        })
+    })
+    .await?;
+    fleet.kubectl.run("delete pod waits --grace-period 0 --force").await?;
+    fleet.kubectl.run("delete node paper").await.map(drop)
+}
+
+async fn nats_lets_in_whom_it_knows_and_keeps_each_to_its_subjects(fleet: &Fleet) -> Result<()> {
+    let stranger = nkeys::KeyPair::new_user();
+    ensure!(fleet.nats.connect(&stranger.seed()?).await.is_err(), "a stranger was let in");
+
+    let member = nkeys::KeyPair::new_user();
+    let own = Permissions { publish: vec!["own.up".into()], subscribe: vec!["own.down".into()] };
+    fleet.nats.allow([(member.public_key(), own)]).await?;
+    let client = fleet.nats.connect(&member.seed()?).await?;
+    let observer = fleet.nats.observer().await?;
+    let mut all = observer.subscribe(">").await?;
+    // Flushing does not wait for the server; hearing oneself does.
+    observer.publish("probe", "".into()).await?;
+    ensure!(next_subject(&mut all).await? == "probe", "the observer does not hear itself");
+
+    client.publish("other.up", "not allowed".into()).await?;
+    client.publish("own.up", "allowed".into()).await?;
+    let heard = next_subject(&mut all).await?;
+    ensure!(heard == "own.up", "the observer heard {heard} first");
+
+    fleet.nats.deny(&member.public_key()).await?;
+    ensure!(fleet.nats.connect(&member.seed()?).await.is_err(), "a removed user was let in");
+    Ok(())
+}
+
+async fn next_subject(messages: &mut async_nats::Subscriber) -> Result<String> {
+    let message = tokio::time::timeout(Duration::from_secs(5), messages.next()).await?;
+    Ok(message.context("the subscription ended")?.subject.to_string())
+}
+
+async fn two_devices_run_the_same_port_and_do_not_see_each_other(fleet: &Fleet) -> Result<()> {
+    for device in fleet.devices() {
+        device.podman.run("pod create --name web --publish 8080:8080").await?;
+        let page = format!("echo {} > /www/index.html; exec httpd -f -p 8080 -h /www", device.name);
+        let run =
+            ["run", "--detach", "--pod", "web", "--name", "page", "localhost/hello:v1", "sh", "-c", &page];
+        device.podman.ask_args(&run).await?.success()?;
+    }
+    for device in fleet.devices() {
+        until(format!("{}'s own page", device.name), Duration::from_secs(20), async || {
+            let page = device.curl(8080, "/").await?.success()?;
+            Ok(if page.trim() == device.name { Look::Done(()) } else { Look::not_yet(page) })
+        })
+        .await?;
+        let running = device.podman.running().await?;
+        ensure!(running == ["page"], "{} runs {running:?}", device.name);
+    }
+    Ok(())
+}
+
+async fn a_device_reaches_nats_and_nothing_else(fleet: &Fleet) -> Result<()> {
+    let address = fleet.network.cluster_address();
+    let connects = async |port: u16| -> Result<bool> {
+        let mut nc = fleet.network.device(0).command("busybox");
+        nc.args(["nc", "-w", "3", &address.to_string(), &port.to_string()]);
+        Ok(e2e::answer::Answer::of(&mut nc).await?.ok())
+    };
+    ensure!(connects(e2e::nats::PORT).await?, "a device cannot reach NATS");
+    ensure!(!connects(e2e::control_plane::API_PORT).await?, "a device reached the API server");
+
+    let mut inward = fleet.network.cluster().command("busybox");
+    inward.args(["nc", "-w", "3", &fleet.devices()[0].address().to_string(), "8080"]);
+    ensure!(!e2e::answer::Answer::of(&mut inward).await?.ok(), "the cluster side reached into a device");
+    Ok(())
+}
+
+async fn a_power_cut_leaves_images_and_no_process(fleet: &Fleet) -> Result<()> {
+    let (alpha, beta) = (fleet.device("alpha")?, fleet.device("beta")?);
+    alpha.power_off().await?;
+    ensure!(!alpha.curl(8080, "/").await?.ok(), "a container survived the power cut");
+    ensure!(beta.curl(8080, "/").await?.ok(), "the power cut of one device reached the other");
+
+    alpha.power_on().await?;
+    alpha.podman.run("image exists localhost/hello:v1").await?;
+    let running = alpha.podman.running().await?;
+    ensure!(running.is_empty(), "after the power cut, {running:?} run");
+    alpha.podman.run("pod start web").await?;
+    until("alpha's page to be back", Duration::from_secs(20), async || {
+        let answer = alpha.curl(8080, "/").await?;
+        Ok(if answer.ok() { Look::Done(()) } else { Look::not_yet(answer) })
+    })
+    .await
+}
