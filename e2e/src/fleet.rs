@@ -297,8 +297,13 @@ impl Fleet {
     async fn start(&self) -> Result<()> {
         ControlPlane::make_keys(&self.folder, &self.network)?;
         let images = self.images().await?;
+        tracing::info!(
+            "starting etcd, Kubernetes, nats-server, and Podman on {} devices",
+            self.devices.len()
+        );
         tokio::try_join!(self.control_plane.start(), self.nats.start(), self.prepare_devices(&images))?;
         let Some(vk) = &self.vk else { return Ok(()) };
+        tracing::info!("installing vk-nats, enrolling the devices");
         let keys = self.keys()?;
         VkNats::install(&self.kubectl).await?;
         vk.configure(&self.kubectl, &self.nats, &keys, &self.options.vk_settings).await?;
@@ -317,6 +322,7 @@ impl Fleet {
         for device in &self.devices {
             device.agent.start().await?;
         }
+        tracing::info!("waiting for the Nodes to be Ready");
         for device in &self.devices {
             self.node_ready(&device.name, "True", Duration::from_secs(60)).await?;
         }

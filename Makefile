@@ -1,0 +1,101 @@
+# One command for each thing that one wants of a checkout; `make help` lists them.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/harmony-fleet
+STATE := $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/harmony-fleet
+# Outside of the checkout: a fresh clone on the same machine builds what changed.
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+CARGO_TOOLS := $(CACHE)/cargo-tools/bin
+DEMO := $(CARGO_TARGET_DIR)/release/fleet-demo
+
+.DEFAULT_GOAL := help
+
+##@ Use it
+
+.PHONY: demo
+demo: install ## A fleet with two devices on this machine, shown step by step; it stays up
+	@e2e/tools/build.sh
+	@cargo build --release --package vk-nats --package device-kubelet --package e2e --bins
+	@$(DEMO) up
+	@$(DEMO) show
+
+.PHONY: kubeconfig
+kubeconfig: ## Print the path of the demo's kubeconfig (`make -s kubeconfig`)
+	@echo $(STATE)/demo/pki/admin.kubeconfig
+
+.PHONY: down
+down: ## Remove the demo and everything it started
+	@if [[ -x $(DEMO) ]]; then $(DEMO) down; \
+	elif [[ -e $(STATE)/demo ]]; then cargo run --quiet --release --package e2e --bin fleet-demo -- down; \
+	else echo "no demo is up"; fi
+
+##@ Test it
+
+.PHONY: test
+test: install tools fmt lint deny unit scenarios docs ## Everything that CI checks
+
+.PHONY: fmt
+fmt: ## Check the format of the sources (`cargo fmt` writes it)
+	cargo fmt --all -- --check
+
+.PHONY: lint
+lint: ## Lints; every warning is an error
+	cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: deny
+deny: ## Licences, banned crates and sources of dependencies
+	@e2e/tools/install.sh cargo-deny
+	$(CARGO_TOOLS)/cargo-deny check --hide-inclusion-graph bans licenses sources
+
+.PHONY: advisories
+advisories: ## Known vulnerabilities of dependencies; downloads the advisory database
+	@e2e/tools/install.sh cargo-deny
+	$(CARGO_TOOLS)/cargo-deny check advisories
+
+.PHONY: unit
+unit: ## Unit and property tests: no server, no container
+	cargo test --workspace --exclude e2e
+	cargo test --package e2e --lib
+
+.PHONY: scenarios
+scenarios: install tools build ## Scenarios on the real servers (one: `make scenarios ONLY=ground`)
+	cargo test --package e2e $(if $(ONLY),--test $(ONLY),--tests)
+
+.PHONY: docs
+docs: ## Build the book and the API documentation; every warning is an error
+	@e2e/tools/install.sh mdbook
+	$(CARGO_TOOLS)/mdbook build docs --dest-dir $(CARGO_TARGET_DIR)/book
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+
+.PHONY: conformance
+conformance: ## The official Kubernetes suite against a device (not there yet)
+	@echo "The [NodeConformance] suite arrives with a later issue; nothing was run." >&2; exit 1
+
+.PHONY: bench
+bench: install ## Measure start times, memory and rates
+	@e2e/tools/build.sh kubernetes nats kwok
+	cargo build --release --workspace --bins
+	cargo run --release --package e2e --bin fleet-bench
+
+##@ Build it
+
+.PHONY: build
+build: ## Our programs, as scenarios use them
+	cargo build --package vk-nats --package device-kubelet
+
+.PHONY: install
+install: ## Install missing Debian packages and Rust components, saying what and why
+	@e2e/tools/install.sh
+
+.PHONY: tools
+tools: ## Build the pinned servers (Kubernetes, etcd, nats-server)
+	@e2e/tools/build.sh
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
