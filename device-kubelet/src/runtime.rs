@@ -7,8 +7,10 @@
 //! A runtime makes what it is told, and tells what it sees. It decides nothing: restarts, back-off,
 //! phases are the pod machine's.
 
+pub(crate) mod inotify;
 pub mod memory;
 pub mod podman;
+mod reference;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 

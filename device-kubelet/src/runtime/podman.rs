@@ -1,1 +1,562 @@
-//! Podman.
+//! Pods on Podman 4.3 to 5.x, over libpod's REST service on a unix socket.
+//!
+//! A pod is a Podman pod: its infra container holds the network namespace and the published ports, the
+//! others join it. Names are deterministic (`<uid>`, `<uid>_infra`, `<uid>_<container>_<attempt>`), so
+//! that a repeated create is a conflict and never a double. Labels carry all that is needed to find everything again
+//! ([`labels`]); nothing is written by this module. What does not carry our label is never touched.
+//!
+//! Starting a pod with one container takes five requests, of which Podman itself spends about 0.2 s:
+//! create and start the pod, look at its infra container (addresses, and where exits are
+//! noted), create and start the container.
+//!
+//! ```text
+//! podman.rs      the runtime trait: which requests in which order
+//!  ├ spec        specification → body of a create              (pure)
+//!  ├ answer      answer → what the trait returns               (pure)
+//!  ├ labels      what is ours, and whose it is                 (pure)
+//!  ├ libpod      one request on the socket                     (hyper)
+//!  ├ verbs       the requests that podman-api does for us      (podman-api)
+//!  ├ exits       sees containers end                           (inotify)
+//!  ├ oom         asks the kernel whether it killed for memory
+//!  └ watch       turns exits and lost connections into events  (one task)
+//! ```
+
+mod answer;
+mod exits;
+mod labels;
+mod libpod;
+mod oom;
+mod spec;
+mod verbs;
+mod watch;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use fleet_wire::name::PodUid;
+use futures::{
+    FutureExt as _, StreamExt as _, TryStreamExt as _,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use jiff::Timestamp;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use self::{
+    answer::{
+        Created, FailedStart, InspectedContainer, InspectedImage, ListedContainer, ListedImage, ListedPod,
+    },
+    labels::HostNamespaces,
+    libpod::{Fault, Libpod, query},
+    oom::PodCgroups,
+    spec::{ContainerBody, PodBody},
+    verbs::Verbs,
+    watch::Watch,
+};
+use super::{
+    Container, ContainerId, ContainerSpec, Image, RegistryAuth, Result, Runtime, RuntimeError, RuntimeEvent,
+    Sandbox, SandboxId, SandboxSpec, reference,
+};
+
+/// For answers that Podman gives from its database.
+const READ_LIMIT: Duration = Duration::from_secs(60);
+/// For what starts processes or waits for locks; a busy Pi takes its time.
+const WORK_LIMIT: Duration = Duration::from_secs(180);
+/// Exit code of a container that could not be started, whatever the reason: containerd's, so that status is
+/// the same as on any other node.
+const EXIT_START_FAILED: i32 = 128;
+/// Inspects at once.
+const INSPECTS: usize = 4;
+
+/// The runtime on a Podman service.
+#[derive(Debug)]
+pub struct PodmanRuntime {
+    inner: Arc<Inner>,
+    // Ends the watching task.
+    _stop: DropGuard,
+}
+
+#[derive(Debug)]
+struct Inner {
+    libpod: Libpod,
+    verbs: Verbs,
+    watch: Watch,
+    known: Mutex<Known>,
+    no_swap: bool,
+}
+
+/// What was learned and need not be asked again. All of it can be learned again.
+#[derive(Debug, Default)]
+struct Known {
+    /// Container → its pod, infra containers too.
+    owners: HashMap<String, PodUid>,
+    /// Containers that could not be started: Podman keeps them as if nobody had tried.
+    failed: HashMap<String, FailedStart>,
+    cgroups: HashMap<PodUid, PodCgroups>,
+    /// Whether an ended container was killed for memory.
+    oom_killed: HashMap<String, bool>,
+    /// Infra container → addresses, while it runs.
+    addresses: HashMap<String, Vec<String>>,
+    host_namespaces: HashMap<SandboxId, HostNamespaces>,
+}
+
+impl PodmanRuntime {
+    /// The runtime on the service behind a socket, given as path or `unix://` address. Does not connect yet: a service
+    /// that is down shows at the first call. Needs a running tokio runtime.
+    pub fn new(socket: &str) -> Self {
+        Self::with_exits(socket, true)
+    }
+
+    /// The same for an agent that does not see the device's processes and files (in a container of its own, say):
+    /// exits are learned from Podman's event stream.
+    pub fn remote(socket: &str) -> Self {
+        Self::with_exits(socket, false)
+    }
+
+    fn with_exits(socket: &str, sees_device: bool) -> Self {
+        let socket = PathBuf::from(socket.strip_prefix("unix://").unwrap_or(socket));
+        let stop = CancellationToken::new();
+        let libpod = Libpod::new(socket.clone());
+        let inner = Arc::new_cyclic(|inner| Inner {
+            verbs: Verbs::new(&socket),
+            watch: Watch::start(inner.clone(), stop.clone(), sees_device),
+            libpod,
+            known: Mutex::default(),
+            no_swap: bounds_swap(Path::new("/sys/fs/cgroup")),
+        });
+        Self { inner, _stop: stop.drop_guard() }
+    }
+}
+
+/// cgroup v2 bounds swap on its own; v1 does only when the kernel accounts for it.
+fn bounds_swap(cgroup: &Path) -> bool {
+    cgroup.join("cgroup.controllers").exists() || cgroup.join("memory/memory.memsw.limit_in_bytes").exists()
+}
+
+impl Inner {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Each change is one insertion or removal: a panic in between leaves nothing half done.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn error(&self, operation: impl Into<String>, fault: Fault) -> RuntimeError {
+        let operation = operation.into();
+        match fault {
+            Fault::Unreachable(message) => {
+                self.watch.lost();
+                RuntimeError::Unavailable { operation, message }
+            }
+            fault => RuntimeError::Refused { operation, message: fault.to_string() },
+        }
+    }
+
+    async fn version(&self) -> Result<String> {
+        // `/version` starts conmon and the OCI runtime to ask for theirs: 0.4 s. The ping tells Podman's own.
+        let operation = "ask for the version";
+        let answer =
+            self.libpod.get("/_ping", READ_LIMIT).await.map_err(|fault| self.error(operation, fault))?;
+        let version =
+            answer.headers.get("libpod-api-version").and_then(|v| v.to_str().ok()).unwrap_or("unknown");
+        Ok(format!("podman://{version}"))
+    }
+
+    async fn run_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox> {
+        let create = || format!("create sandbox of {}", spec.pod);
+        let start = || format!("start sandbox of {}", spec.pod);
+        let created = self
+            .libpod
+            .post_json("/pods/create", &PodBody::new(&spec), WORK_LIMIT)
+            .await
+            .and_then(|answer| answer.json::<Created>());
+        let id = match created {
+            Ok(created) => created.id,
+            Err(Fault::Status { status, .. }) if status == http::StatusCode::CONFLICT => {
+                return Err(RuntimeError::Conflict { what: "sandbox", id: spec::pod_name(&spec) });
+            }
+            Err(fault) => return Err(self.error(create(), fault)),
+        };
+        let infra = spec::infra_name(&spec::pod_name(&spec));
+        let started = async {
+            self.libpod.post(&format!("/pods/{id}/start"), WORK_LIMIT).await?;
+            self.inspect(&infra).await
+        };
+        let infra = match started.await {
+            Ok(infra) => infra,
+            Err(fault) => {
+                // Half a sandbox would only be in the way of the next attempt.
+                if let Err(left) = self.verbs.delete_pod(&id, WORK_LIMIT).await {
+                    tracing::warn!(pod = %spec.pod, error = %left, "a sandbox that did not start was not removed");
+                }
+                return Err(self.error(start(), fault));
+            }
+        };
+        self.watch.see_exits_of(infra.state.conmon_pid);
+        let ips = if spec.host_network { Vec::new() } else { infra.ips() };
+        let id = SandboxId(id);
+        let created_at = infra.created_at().unwrap_or_else(Timestamp::now);
+        let mut known = self.known();
+        if let Some(cgroups) = PodCgroups::new(&infra.id, &infra.state.cgroup_path) {
+            known.cgroups.insert(spec.pod.uid.clone(), cgroups);
+        }
+        known.owners.insert(infra.id.clone(), spec.pod.uid.clone());
+        known.addresses.insert(infra.id, ips.clone());
+        known.host_namespaces.insert(id.clone(), HostNamespaces { pid: spec.host_pid, ipc: spec.host_ipc });
+        drop(known);
+        Ok(Sandbox { id, pod: spec.pod, ready: true, ips, created_at })
+    }
+
+    /// Podman's own stop of a pod does nothing when one of its containers has ended already (4.3), and its removal gives
+    /// each container its grace: so the containers are killed one by one, then the infra container is stopped,
+    /// which takes the network down before it answers.
+    async fn stop_sandbox(&self, id: &SandboxId) -> Result<()> {
+        let operation = || format!("stop sandbox {}", id.0);
+        let filters = query(&serde_json::json!({ "pod": [id.0] }).to_string());
+        let path = format!("/containers/json?all=true&filters={filters}");
+        let listed: Vec<ListedContainer> = match self.libpod.get(&path, READ_LIMIT).await {
+            Ok(answer) => answer.json().map_err(|fault| self.error(operation(), fault))?,
+            Err(fault) if fault.is_not_found() => return Ok(()),
+            Err(fault) => return Err(self.error(operation(), fault)),
+        };
+        let (infra, containers): (Vec<_>, Vec<_>) = listed.into_iter().partition(|c| c.is_infra);
+        stream::iter(containers.into_iter().filter(ListedContainer::is_running))
+            .map(async |container| match self.verbs.kill_container(&container.id, WORK_LIMIT).await {
+                Err(fault) if !has_ended(&fault) => Err(fault),
+                _ => Ok(()),
+            })
+            .buffer_unordered(INSPECTS)
+            .try_collect::<()>()
+            .await
+            .map_err(|fault| self.error(operation(), fault))?;
+        for infra in infra {
+            self.stop(&infra.id, 0).await.map_err(|fault| self.error(operation(), fault))?;
+            self.known().addresses.remove(&infra.id);
+        }
+        Ok(())
+    }
+
+    async fn remove_sandbox(&self, id: &SandboxId) -> Result<()> {
+        self.stop_sandbox(id).await?;
+        match self.verbs.delete_pod(&id.0, WORK_LIMIT).await {
+            Err(fault) if !fault.is_not_found() => Err(self.error(format!("remove sandbox {}", id.0), fault)),
+            _ => {
+                self.known().host_namespaces.remove(id);
+                Ok(())
+            }
+        }
+    }
+
+    async fn list_pods(&self) -> Result<Vec<ListedPod>, Fault> {
+        let path = format!("/pods/json?filters={}", labels::filter(None));
+        self.libpod.get(&path, READ_LIMIT).await?.json()
+    }
+
+    async fn list_sandboxes(&self) -> Result<Vec<Sandbox>> {
+        let operation = "list sandboxes";
+        let pods = self.list_pods().await.map_err(|fault| self.error(operation, fault))?;
+        let sandboxes = stream::iter(pods)
+            .map(async |pod| {
+                let ips = self.addresses_of(&pod).await?;
+                self.known().host_namespaces.insert(SandboxId(pod.id.clone()), pod.host_namespaces());
+                Ok(pod.into_sandbox(ips))
+            })
+            .buffered(INSPECTS)
+            .try_filter_map(async |sandbox| Ok(sandbox))
+            .try_collect()
+            .await;
+        sandboxes.map_err(|fault| self.error(operation, fault))
+    }
+
+    async fn addresses_of(&self, pod: &ListedPod) -> Result<Vec<String>, Fault> {
+        if !pod.is_ready() {
+            self.known().addresses.remove(&pod.infra_id);
+            return Ok(Vec::new());
+        }
+        if self.watch.is_watching()
+            && let Some(ips) = self.known().addresses.get(&pod.infra_id)
+        {
+            return Ok(ips.clone());
+        }
+        let infra = match self.inspect(&pod.infra_id).await {
+            Ok(infra) => infra,
+            // Removed since it was listed.
+            Err(fault) if fault.is_not_found() => return Ok(Vec::new()),
+            Err(fault) => return Err(fault),
+        };
+        self.watch.see_exits_of(infra.state.conmon_pid);
+        let ips = infra.ips();
+        let mut known = self.known();
+        if let Some((pod, cgroups)) = pod.owner().zip(PodCgroups::new(&infra.id, &infra.state.cgroup_path)) {
+            known.cgroups.insert(pod, cgroups);
+        }
+        known.addresses.insert(infra.id, ips.clone());
+        Ok(ips)
+    }
+
+    async fn inspect(&self, container: &str) -> Result<InspectedContainer, Fault> {
+        let path = format!("/containers/{container}/json");
+        self.libpod.get(&path, READ_LIMIT).await?.json()
+    }
+
+    async fn create_container(&self, sandbox: &SandboxId, spec: ContainerSpec) -> Result<ContainerId> {
+        let operation = || format!("create container {}", spec.name);
+        let refused = |message: String| RuntimeError::Refused { operation: operation(), message };
+        let host = self.host_namespaces_of(sandbox).await?;
+        if let Some(folder) = spec.log_path.parent() {
+            tokio::fs::create_dir_all(folder)
+                .await
+                .map_err(|error| refused(format!("log folder {}: {error}", folder.display())))?;
+        }
+        let body = ContainerBody::new(&sandbox.0, &spec, host, self.no_swap).map_err(refused)?;
+        let created = self
+            .libpod
+            .post_json("/containers/create", &body, WORK_LIMIT)
+            .await
+            .and_then(|answer| answer.json::<Created>());
+        match created {
+            Ok(created) => {
+                self.known().owners.insert(created.id.clone(), spec.pod.uid.clone());
+                Ok(ContainerId(created.id))
+            }
+            // All of these come with status 500.
+            Err(fault) if fault.says("already in use") => {
+                Err(RuntimeError::Conflict { what: "container", id: spec::container_name(&spec) })
+            }
+            Err(fault) if fault.says("image not known") => {
+                Err(RuntimeError::NotFound { what: "image", id: spec.image.clone() })
+            }
+            Err(fault) if fault.says("no such pod") => {
+                Err(RuntimeError::NotFound { what: "sandbox", id: sandbox.0.clone() })
+            }
+            Err(fault) => Err(self.error(operation(), fault)),
+        }
+    }
+
+    async fn host_namespaces_of(&self, sandbox: &SandboxId) -> Result<HostNamespaces> {
+        if let Some(host) = self.known().host_namespaces.get(sandbox) {
+            return Ok(*host);
+        }
+        let pods = self
+            .list_pods()
+            .await
+            .map_err(|fault| self.error(format!("look at sandbox {}", sandbox.0), fault))?;
+        let found = pods.iter().find(|pod| pod.id == sandbox.0);
+        let host = found
+            .map(ListedPod::host_namespaces)
+            .ok_or_else(|| RuntimeError::NotFound { what: "sandbox", id: sandbox.0.clone() })?;
+        self.known().host_namespaces.insert(sandbox.clone(), host);
+        Ok(host)
+    }
+
+    async fn start_container(&self, id: &ContainerId) -> Result<()> {
+        match self.verbs.start_container(&id.0, WORK_LIMIT).await {
+            Err(fault) if fault.is_not_modified() => Ok(()),
+            Err(fault) if fault.is_not_found() => Err(not_found("container", &id.0)),
+            Err(fault) => {
+                if let Fault::Status { message, .. } = &fault {
+                    let failed = FailedStart {
+                        at: Timestamp::now(),
+                        exit_code: EXIT_START_FAILED,
+                        message: message.clone(),
+                    };
+                    self.known().failed.insert(id.0.clone(), failed);
+                }
+                Err(self.error("start container", fault))
+            }
+            Ok(()) => {
+                self.known().failed.remove(&id.0);
+                Ok(())
+            }
+        }
+    }
+
+    async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<()> {
+        let seconds = grace.as_secs() + u64::from(grace.subsec_nanos() > 0);
+        self.stop(&id.0, seconds).await.map_err(|fault| self.error(format!("stop container {}", id.0), fault))
+    }
+
+    async fn stop(&self, id: &str, grace_seconds: u64) -> Result<(), Fault> {
+        let limit = WORK_LIMIT + Duration::from_secs(grace_seconds);
+        let path = format!("/containers/{id}/stop?timeout={grace_seconds}");
+        match self.libpod.post(&path, limit).await {
+            Err(fault) if !has_ended(&fault) => Err(fault),
+            _ => Ok(()),
+        }
+    }
+
+    async fn remove_container(&self, id: &ContainerId) -> Result<()> {
+        match self.verbs.delete_container(&id.0, WORK_LIMIT).await {
+            Err(fault) if !fault.is_not_found() => {
+                Err(self.error(format!("remove container {}", id.0), fault))
+            }
+            _ => {
+                let mut known = self.known();
+                known.owners.remove(&id.0);
+                known.failed.remove(&id.0);
+                known.oom_killed.remove(&id.0);
+                Ok(())
+            }
+        }
+    }
+
+    async fn listed_containers(&self, pod: Option<&PodUid>) -> Result<Vec<ListedContainer>, Fault> {
+        let filters = labels::filter(pod.map(PodUid::as_str));
+        let path = format!("/containers/json?all=true&filters={filters}");
+        let listed: Vec<ListedContainer> = self.libpod.get(&path, READ_LIMIT).await?.json()?;
+        let mut known = self.known();
+        for container in &listed {
+            if let Some(owner) = container.owner() {
+                known.owners.insert(container.id.clone(), owner);
+            }
+        }
+        Ok(listed)
+    }
+
+    async fn list_containers(&self, pod: Option<&PodUid>) -> Result<Vec<Container>> {
+        let operation = "list containers";
+        let listed = self.listed_containers(pod).await.map_err(|fault| self.error(operation, fault))?;
+        let containers = stream::iter(listed.into_iter().filter(|c| !c.is_infra))
+            .map(async |container| {
+                let oom_killed = container.may_be_oom_killed() && self.was_oom_killed(&container.id).await?;
+                let failed = self.known().failed.get(&container.id).cloned();
+                Ok(container.into_container(failed.as_ref(), oom_killed))
+            })
+            .buffered(INSPECTS)
+            .try_filter_map(async |container| Ok(container))
+            .try_collect()
+            .await;
+        containers.map_err(|fault| self.error(operation, fault))
+    }
+
+    async fn was_oom_killed(&self, container: &str) -> Result<bool, Fault> {
+        if let Some(known) = self.known().oom_killed.get(container) {
+            return Ok(*known);
+        }
+        let killed = match self.inspect(container).await {
+            Ok(inspected) => inspected.state.oom_killed,
+            Err(fault) if fault.is_not_found() => false,
+            Err(fault) => return Err(fault),
+        };
+        // The kernel's own word, if it came meanwhile, is better than Podman's.
+        Ok(*self.known().oom_killed.entry(container.to_owned()).or_insert(killed))
+    }
+
+    async fn image_status(&self, image: &str) -> Result<Option<Image>> {
+        if !reference::is_plausible(image) {
+            return Ok(None);
+        }
+        // `sha256:…` is how we name ids; libpod wants the bare digits.
+        let name = image.strip_prefix("sha256:").unwrap_or(image);
+        match self.libpod.get(&format!("/images/{name}/json"), READ_LIMIT).await {
+            Ok(answer) => {
+                let image = answer.json::<InspectedImage>();
+                Ok(Some(image.map_err(|fault| self.error("look at an image", fault))?.into()))
+            }
+            Err(fault) if fault.is_not_found() => Ok(None),
+            Err(fault) => Err(self.error(format!("look at image {image}"), fault)),
+        }
+    }
+
+    async fn pull_image(&self, image: &str, auth: Option<RegistryAuth>) -> Result<String> {
+        let operation = || format!("pull image {image:?}");
+        if !reference::is_plausible(image) {
+            return Err(RuntimeError::Refused {
+                operation: operation(),
+                message: "invalid reference format".to_owned(),
+            });
+        }
+        let id = self
+            .verbs
+            .pull(&reference::normalized(image), auth)
+            .await
+            .map_err(|fault| self.error(operation(), fault))?;
+        Ok(answer::image_id(&id))
+    }
+
+    async fn list_images(&self) -> Result<Vec<Image>> {
+        let operation = "list images";
+        let refused = |fault| self.error(operation, fault);
+        let answer = self.libpod.get("/images/json", READ_LIMIT).await.map_err(refused)?;
+        let listed: Vec<ListedImage> = answer.json().map_err(refused)?;
+        stream::iter(listed)
+            .map(async |image| self.image_status(&image.id).await)
+            .buffered(INSPECTS)
+            .try_filter_map(async |image| Ok(image))
+            .try_collect()
+            .await
+    }
+}
+
+fn not_found(what: &'static str, id: &str) -> RuntimeError {
+    RuntimeError::NotFound { what, id: id.to_owned() }
+}
+
+/// Whether a stop or kill failed only because nothing runs any more.
+fn has_ended(fault: &Fault) -> bool {
+    fault.is_not_modified() || fault.is_not_found() || fault.says("container state improper")
+}
+
+impl Runtime for PodmanRuntime {
+    fn version(&self) -> BoxFuture<'_, Result<String>> {
+        self.inner.version().boxed()
+    }
+
+    fn run_sandbox(&self, spec: SandboxSpec) -> BoxFuture<'_, Result<Sandbox>> {
+        self.inner.run_sandbox(spec).boxed()
+    }
+
+    fn stop_sandbox<'a>(&'a self, id: &'a SandboxId) -> BoxFuture<'a, Result<()>> {
+        self.inner.stop_sandbox(id).boxed()
+    }
+
+    fn remove_sandbox<'a>(&'a self, id: &'a SandboxId) -> BoxFuture<'a, Result<()>> {
+        self.inner.remove_sandbox(id).boxed()
+    }
+
+    fn list_sandboxes(&self) -> BoxFuture<'_, Result<Vec<Sandbox>>> {
+        self.inner.list_sandboxes().boxed()
+    }
+
+    fn create_container<'a>(
+        &'a self,
+        sandbox: &'a SandboxId,
+        spec: ContainerSpec,
+    ) -> BoxFuture<'a, Result<ContainerId>> {
+        self.inner.create_container(sandbox, spec).boxed()
+    }
+
+    fn start_container<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<()>> {
+        self.inner.start_container(id).boxed()
+    }
+
+    fn stop_container<'a>(&'a self, id: &'a ContainerId, grace: Duration) -> BoxFuture<'a, Result<()>> {
+        self.inner.stop_container(id, grace).boxed()
+    }
+
+    fn remove_container<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<()>> {
+        self.inner.remove_container(id).boxed()
+    }
+
+    fn list_containers<'a>(&'a self, pod: Option<&'a PodUid>) -> BoxFuture<'a, Result<Vec<Container>>> {
+        self.inner.list_containers(pod).boxed()
+    }
+
+    fn image_status<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<Option<Image>>> {
+        self.inner.image_status(image).boxed()
+    }
+
+    fn pull_image<'a>(&'a self, image: &'a str, auth: Option<RegistryAuth>) -> BoxFuture<'a, Result<String>> {
+        self.inner.pull_image(image, auth).boxed()
+    }
+
+    fn list_images(&self) -> BoxFuture<'_, Result<Vec<Image>>> {
+        self.inner.list_images().boxed()
+    }
+
+    fn events(&self) -> BoxStream<'static, RuntimeEvent> {
+        self.inner.watch.events(self.inner.clone())
+    }
+}

@@ -1,0 +1,102 @@
+//! Changes in one directory, as the kernel tells them; nothing runs while nothing changes.
+
+use std::{
+    ffi::OsString,
+    mem::MaybeUninit,
+    os::{fd::OwnedFd, unix::ffi::OsStringExt as _},
+    path::Path,
+};
+
+use rustix::fs::inotify;
+use tokio::io::unix::AsyncFd;
+
+/// What changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// A file in the directory was written to, made or renamed to this name.
+    File(OsString),
+    /// The kernel dropped some changes.
+    Overflow,
+    /// The directory went away; nothing more comes.
+    Gone,
+}
+
+/// Which changes of files are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interest {
+    /// A file was renamed to its name, or closed after writing: it is complete.
+    Completed,
+    /// Every write, too.
+    Written,
+}
+
+/// A watch on a directory.
+#[derive(Debug)]
+pub(crate) struct DirectoryWatch {
+    inotify: AsyncFd<OwnedFd>,
+}
+
+impl DirectoryWatch {
+    /// The kernel keeps what happens from here on.
+    pub(crate) fn new(dir: &Path, interest: Interest) -> std::io::Result<Self> {
+        use inotify::WatchFlags as Flags;
+        let fd = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
+        let completed = Flags::MOVED_TO | Flags::CLOSE_WRITE | Flags::ONLYDIR;
+        let flags = match interest {
+            Interest::Completed => completed,
+            Interest::Written => completed | Flags::MODIFY | Flags::CREATE,
+        };
+        inotify::add_watch(&fd, dir, flags)?;
+        Ok(Self { inotify: register(fd)? })
+    }
+
+    /// Waits for the next changes, each told once. May be cancelled without loss.
+    pub(crate) async fn next(&mut self) -> std::io::Result<Vec<Change>> {
+        loop {
+            let mut ready = self.inotify.readable().await?;
+            let changes = read(self.inotify.get_ref())?;
+            if changes.is_empty() {
+                ready.clear_ready();
+            } else {
+                return Ok(changes);
+            }
+        }
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "unsound only for types whose descriptor changes, which OwnedFd's does not; its successor is an unsafe fn"
+)]
+fn register(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(fd)
+}
+
+fn read(fd: &OwnedFd) -> std::io::Result<Vec<Change>> {
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut reader = inotify::Reader::new(fd, &mut buffer);
+    let mut changes = Vec::new();
+    let mut read_any = false;
+    // Stops at the end of one read, so that a flood cannot hold us here.
+    while !(read_any && reader.is_buffer_empty()) {
+        match reader.next() {
+            Ok(event) => {
+                read_any = true;
+                let change = if event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW) {
+                    Some(Change::Overflow)
+                } else if event.events().contains(inotify::ReadFlags::IGNORED) {
+                    Some(Change::Gone)
+                } else {
+                    event.file_name().map(|name| Change::File(OsString::from_vec(name.to_bytes().to_vec())))
+                };
+                if let Some(change) = change.filter(|change| !changes.contains(change)) {
+                    changes.push(change);
+                }
+            }
+            Err(rustix::io::Errno::AGAIN) => break,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(changes)
+}
