@@ -3,20 +3,53 @@
 //! [`Pods`] is a handle that can be cloned; behind it runs one task per pod. It owns the durable desired state,
 //! and never speaks to the network: whoever holds the link hands changes in with [`Pods::apply`] and takes
 //! statuses and events out with [`Pods::next_reports`] and [`Pods::next_events`].
+//!
+//! | part | what it is |
+//! |---|---|
+//! | [`machine`], [`states`] | the typed state machine of one pod, with its diagram |
+//! | [`plan`], [`status`], [`phase`], [`conditions`], [`admission`], [`backoff`], [`env`], [`qos`] | decisions: pure |
+//! | [`context`], [`launch`] | effects of one pod's task |
+//! | [`supervisor`] | one task per pod; news of the runtime; strays |
+//! | [`outbox`], [`events`] | what goes up |
+
+pub mod admission;
+pub mod backoff;
+pub mod clock;
+pub mod conditions;
+pub mod container_spec;
+pub mod context;
+pub mod desired;
+pub mod env;
+pub mod events;
+mod last_words;
+mod launch;
+pub mod machine;
+pub mod observed;
+pub mod outbox;
+pub mod phase;
+pub mod plan;
+pub mod qos;
+pub mod quantity;
+pub mod record;
+pub mod sandbox_spec;
+pub mod shared;
+pub mod states;
+pub mod status;
+mod summary;
+pub mod supervisor;
 
 use std::{
     collections::BTreeMap,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use fleet_wire::{
     digest::Digest,
     message::{
-        DesiredVersion, EventRecord, EventType, EventsReport, LogsRequest, NodeSettings, PodOutcome, PodReport,
-        Refusal, RefusalCode,
+        DesiredVersion, EventsReport, LogsRequest, NodeSettings, PodOutcome, PodReport, Refusal, RefusalCode,
     },
     name::{ContainerName, DeviceName, PodKey, PodUid},
 };
@@ -24,7 +57,22 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::runtime::Runtime;
+use self::{
+    clock::Clock,
+    context::Order,
+    desired::Desired,
+    events::EventQueue,
+    outbox::Outbox,
+    record::PodRecord,
+    shared::{Saver, Shared},
+    supervisor::{Supervisor, inventory},
+};
+use crate::{
+    images::Puller,
+    runtime::{Runtime, RuntimeError},
+    store::{Index, Loaded, Plain, Store, StoreError, Writes},
+    volumes::PodDirs,
+};
 
 /// What [`Pods`] has to know of its surroundings.
 #[derive(Debug, Clone)]
@@ -157,14 +205,23 @@ pub enum PodsError {
         /// Version that is held.
         held: DesiredVersion,
     },
-    /// A bundle is not what its digest says, or not a bundle.
-    #[error("bundle of pod {uid}: {problem}")]
-    Bundle {
+    /// A bundle is not what its digest says.
+    #[error("bundle of pod {uid} does not match its digest {digest}")]
+    Digest {
         /// The pod.
         uid: PodUid,
-        /// What is wrong with it.
-        problem: String,
+        /// What it should be.
+        digest: Digest,
     },
+    /// It cannot be kept; the device still holds what it held.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The runtime did not say what it runs, so nothing can be adopted.
+    #[error("cannot list the containers of this device: {0}")]
+    Runtime(#[from] RuntimeError),
+    /// A thread of the agent ended.
+    #[error("the agent is shutting down")]
+    Stopped,
 }
 
 /// Handle to the pods of this device.
@@ -173,7 +230,14 @@ pub struct Pods {
     inner: Arc<Inner>,
 }
 
-struct Inner {}
+struct Inner {
+    shared: Arc<Shared>,
+    supervisor: Arc<Supervisor>,
+    store: Arc<Store>,
+    index: Mutex<Index>,
+    // Changes are applied one after the other.
+    turn: tokio::sync::Mutex<()>,
+}
 
 impl Pods {
     /// Loads the store, adopts running containers, starts workers for stored pods. Works without network.
@@ -184,73 +248,206 @@ impl Pods {
         settings: PodsSettings,
         stop: CancellationToken,
     ) -> Result<Self, PodsError> {
-        let _ = (runtime, settings, stop);
-        Ok(Self { inner: Arc::new(Inner {}) })
+        let (store, loaded) = open_store(&settings).await?;
+        let store = Arc::new(store);
+        let shared = Arc::new(Shared {
+            runtime: runtime.clone(),
+            puller: Puller::new(runtime),
+            clock: Clock::default(),
+            outbox: Outbox::default(),
+            events: EventQueue::default(),
+            saver: Saver::new(store.clone(), settings.durability),
+            settings,
+        });
+        let mut seen = inventory(&shared).await?;
+        let supervisor = Supervisor::new(shared.clone(), stop);
+        if loaded.whole {
+            supervisor.desired_set_is_whole();
+        }
+        let Loaded { index, bundles, mut records, .. } = loaded;
+        for (uid, json) in &bundles {
+            let Some(desired) = parse(uid, json) else { continue };
+            let record = records.remove(uid).unwrap_or_else(|| PodRecord::new(desired.key.clone()));
+            let observed = seen.remove(uid).map(|(_, observed)| observed).unwrap_or_default();
+            let order =
+                Order { desired: Arc::new(desired), removed: false, node: index.node_settings.clone() };
+            supervisor.order(order, Some((record, observed)));
+        }
+        let saver = shared.clone();
+        supervisor.spawn("records", async move { saver.saver.run().await });
+        supervisor.spawn("runtime", supervisor.clone().watch_runtime());
+        let inner = Inner { shared, supervisor, store, index: Mutex::new(index), turn: Default::default() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.inner.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Persists the change and hands it to the workers; refuses a version that goes back.
     ///
-    /// A version equal to the held one is taken: it repairs.
+    /// A version equal to the held one is taken: it repairs. If the change cannot be persisted (a full disk), the
+    /// device still holds what it held; but pods that are to end are stopped all the same, so that a full disk can
+    /// be emptied.
     pub async fn apply(&self, change: DesiredChange) -> Result<(), PodsError> {
-        let _ = (change, &self.inner);
+        let _turn = self.inner.turn.lock().await;
+        let mut index = self.index().clone();
+        if change.version < index.version {
+            return Err(PodsError::Stale { offered: change.version, held: index.version });
+        }
+        for (uid, digest, json) in &change.upsert {
+            if Digest::of(json.as_bytes()) != *digest {
+                return Err(PodsError::Digest { uid: uid.clone(), digest: *digest });
+            }
+        }
+        index.version = change.version;
+        index.node_settings = change.node_settings.clone();
+        for uid in &change.remove {
+            index.pods.remove(uid);
+        }
+        for (uid, digest, _) in &change.upsert {
+            index.pods.insert(uid.clone(), *digest);
+        }
+        let (store, next, bundles) = (self.inner.store.clone(), index.clone(), change.upsert.clone());
+        let committed = tokio::task::spawn_blocking(move || store.commit(&next, &bundles)).await;
+        let committed = committed.map_err(|_| PodsError::Stopped)?;
+        let whole = committed.is_ok() && Digest::of_set(&index.pods) == change.set_digest;
+        let node = change.node_settings;
+        for uid in &change.remove {
+            self.inner.supervisor.remove(uid);
+        }
+        for (uid, _, json) in &change.upsert {
+            if let Some(desired) = parse(uid, json)
+                && (committed.is_ok() || desired.deleting())
+            {
+                let order = Order { desired: Arc::new(desired), removed: false, node: node.clone() };
+                self.inner.supervisor.order(order, None);
+            }
+        }
+        committed?;
+        *self.index() = index;
+        self.inner.supervisor.modify_orders(|order| {
+            let changed = order.node != node;
+            order.node = node.clone();
+            changed
+        });
+        if whole {
+            self.inner.supervisor.desired_set_is_whole();
+        }
         Ok(())
     }
 
     /// What the device holds.
     pub fn held(&self) -> Held {
-        let bundles = BTreeMap::new();
-        Held {
-            set_digest: Digest::of_set(&bundles),
-            bundles,
-            version: DesiredVersion::default(),
-            node_settings: NodeSettings::default(),
-        }
+        let Index { version, node_settings, pods } = self.index().clone();
+        Held { set_digest: Digest::of_set(&pods), bundles: pods, version, node_settings }
     }
 
     /// Changes what the Node's owner set without a change of the set (it comes with each hello, too).
     pub async fn apply_node_settings(&self, settings: NodeSettings) -> Result<(), PodsError> {
-        let _ = settings;
-        Ok(())
+        let held = self.held();
+        if held.node_settings == settings {
+            return Ok(());
+        }
+        self.apply(DesiredChange {
+            version: held.version,
+            upsert: Vec::new(),
+            remove: Vec::new(),
+            // Says nothing about whether the set is whole.
+            set_digest: Digest::of(b""),
+            node_settings: settings,
+        })
+        .await
     }
 
     /// Statuses that are not acknowledged yet; waits until there is at least one. What was handed out is
     /// offered again by the next call until it is acknowledged.
     pub async fn next_reports(&self, max: usize) -> Vec<PodReport> {
-        let _ = max;
-        std::future::pending().await
+        self.inner.shared.outbox.next(max).await
     }
 
     /// What became of a report. `Later` is offered again after a few seconds; everything else drops it.
     pub fn acknowledge(&self, outcome: &PodOutcome) {
-        let _ = outcome;
+        self.inner.shared.outbox.acknowledge(outcome);
     }
 
     /// Events that are not acknowledged yet; waits until there is at least one.
     pub async fn next_events(&self, max: usize) -> EventsReport {
-        let _ = max;
-        std::future::pending().await
+        self.inner.shared.events.next(max).await
     }
 
     /// These events need not be sent again.
     pub fn acknowledge_events(&self, report: &EventsReport) {
-        let _ = report;
+        self.inner.shared.events.acknowledge(report);
     }
 
     /// Queues an event, e.g. of the Node.
     pub fn record_event(&self, event: NewEvent) {
-        let _ = (event, EventType::Normal, None::<EventRecord>);
+        self.inner.shared.events.record(event);
     }
 
     /// All pods, for people.
     pub fn summaries(&self) -> Vec<PodSummary> {
-        Vec::new()
+        let views = self.inner.supervisor.views();
+        let mut all: Vec<PodSummary> = views.iter().map(|(key, view)| summary::summary(key, view)).collect();
+        all.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
+        all
     }
 
     /// Where the log of a container lies, or why there is none, in a kubelet's words.
     pub fn log_files(&self, request: &LogsRequest) -> Result<LogSource, Refusal> {
-        Err(Refusal::new(RefusalCode::NotFound, format!("pod {:?} not found", request.pod.as_str())))
+        let meant = |key: &PodKey| {
+            key.namespace == request.namespace
+                && key.name == request.pod
+                && request.uid.as_ref().is_none_or(|uid| *uid == key.uid)
+        };
+        let mut views: Vec<_> =
+            self.inner.supervisor.views().into_iter().filter(|(key, _)| meant(key)).collect();
+        // Of two pods of this name, the one that is not over is meant.
+        views.sort_by_key(|(_, view)| view.cleaned);
+        let mut orders = self.inner.supervisor.orders();
+        let found = views.into_iter().next();
+        let Some((key, view, order)) =
+            found.and_then(|(key, view)| orders.remove(&key.uid).map(|order| (key, view, order)))
+        else {
+            let message = format!("pod \"{}\" not found on this device", request.pod);
+            return Err(Refusal::new(RefusalCode::NotFound, message));
+        };
+        let dirs = PodDirs::new(&self.inner.shared.settings.data_dir, &key);
+        summary::log_source(&order.desired, &view, &dirs, request)
+    }
+
+    /// How much the store wrote since the start.
+    pub fn writes(&self) -> Writes {
+        self.inner.store.writes()
     }
 
     /// Waits for the workers to end after the stop token was cancelled, and writes down what they know.
-    pub async fn drain(&self) {}
+    pub async fn drain(&self) {
+        self.inner.supervisor.drain(self.inner.shared.settings.shutdown_grace).await;
+    }
+}
+
+/// A bundle that nobody can read is kept (its digest is right, so asking again does not help) and said, not run.
+fn parse(uid: &PodUid, json: &str) -> Option<Desired> {
+    match Desired::parse(uid, json) {
+        Ok(desired) => Some(desired),
+        Err(problem) => {
+            tracing::error!(pod = %uid, problem, "the cluster sent a pod that this agent cannot read");
+            None
+        }
+    }
+}
+
+async fn open_store(settings: &PodsSettings) -> Result<(Store, Loaded<PodRecord>), PodsError> {
+    if settings.durability == Durability::Memory {
+        let (index, bundles, records) = Default::default();
+        return Ok((Store::in_memory(), Loaded { index, bundles, records, whole: false }));
+    }
+    let data_dir = settings.data_dir.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        crate::volumes::make_private_root(&data_dir)?;
+        Store::open(&data_dir, Box::new(Plain))
+    });
+    Ok(opened.await.map_err(|_| PodsError::Stopped)??)
 }

@@ -1,0 +1,183 @@
+//! Events on their way up: counted, bounded, kept until they are acknowledged.
+//!
+//! A repetition raises the count of the event that still waits. One that was handed out is not touched any more;
+//! its repetition is a new record (with an id of its own) that continues the count and keeps the first time.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use fleet_wire::{
+    message::{EventRecord, EventType, EventsReport},
+    name::RequestId,
+};
+use jiff::Timestamp;
+use tokio::sync::Notify;
+
+use super::NewEvent;
+
+/// How many wait at most; then the oldest is dropped, and that is counted.
+pub const CAPACITY: usize = 1000;
+/// How long a repetition continues an earlier count.
+const REMEMBERED_MILLIS: i64 = 10 * 60 * 1000;
+const REMEMBERED: usize = 500;
+
+/// The queue.
+pub struct EventQueue {
+    state: Mutex<State>,
+    arrived: Notify,
+    prefix: String,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<(NewEvent, EventRecord)>,
+    offered: BTreeMap<String, EventRecord>,
+    order: u64,
+    dropped: u64,
+    recent: HashMap<NewEvent, Seen>,
+}
+
+#[derive(Clone, Copy)]
+struct Seen {
+    count: u32,
+    first: i64,
+    last: i64,
+}
+
+impl Default for EventQueue {
+    fn default() -> Self {
+        let prefix = RequestId::random().as_str().to_owned();
+        Self { state: Mutex::default(), arrived: Notify::new(), prefix }
+    }
+}
+
+impl EventQueue {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues an event, or counts it.
+    pub fn record(&self, event: NewEvent) {
+        self.record_at(event, Timestamp::now().as_millisecond());
+    }
+
+    fn record_at(&self, event: NewEvent, now: i64) {
+        let mut state = self.state();
+        let seen = match state.recent.get(&event) {
+            Some(seen) if now.saturating_sub(seen.last) <= REMEMBERED_MILLIS => {
+                Seen { count: seen.count.saturating_add(1), first: seen.first, last: now }
+            }
+            _ => Seen { count: 1, first: now, last: now },
+        };
+        if state.recent.len() >= REMEMBERED {
+            state.recent.retain(|_, seen| now.saturating_sub(seen.last) <= REMEMBERED_MILLIS);
+            if state.recent.len() >= REMEMBERED {
+                state.recent.clear();
+            }
+        }
+        state.recent.insert(event.clone(), seen);
+        if let Some((_, record)) = state.waiting.iter_mut().find(|(waiting, _)| *waiting == event) {
+            (record.count, record.last) = (seen.count, seen.last);
+            return;
+        }
+        if state.waiting.len() + state.offered.len() >= CAPACITY {
+            // Ids sort by age.
+            if state.offered.pop_first().is_none() {
+                state.waiting.pop_front();
+            }
+            state.dropped += 1;
+        }
+        state.order += 1;
+        let record = EventRecord {
+            id: format!("{}-{:012}", self.prefix, state.order),
+            pod: event.pod.clone(),
+            container: event.container.clone(),
+            type_: if event.warning { EventType::Warning } else { EventType::Normal },
+            reason: event.reason.clone(),
+            message: event.message.clone(),
+            count: seen.count,
+            first: seen.first,
+            last: seen.last,
+        };
+        state.waiting.push_back((event, record));
+        drop(state);
+        self.arrived.notify_one();
+    }
+
+    /// The oldest that are not acknowledged; waits for the first.
+    pub async fn next(&self, max: usize) -> EventsReport {
+        loop {
+            let arrived = self.arrived.notified();
+            if let Some(report) = self.offer(max) {
+                return report;
+            }
+            arrived.await;
+        }
+    }
+
+    fn offer(&self, max: usize) -> Option<EventsReport> {
+        let mut state = self.state();
+        while state.offered.len() < max {
+            let Some((_, record)) = state.waiting.pop_front() else { break };
+            state.offered.insert(record.id.clone(), record);
+        }
+        let events: Vec<EventRecord> = state.offered.values().take(max).cloned().collect();
+        let dropped = state.dropped;
+        (!events.is_empty()).then(|| EventsReport {
+            events,
+            dropped,
+            now: Timestamp::now().as_millisecond(),
+        })
+    }
+
+    /// These were taken.
+    pub fn acknowledge(&self, report: &EventsReport) {
+        let mut state = self.state();
+        for event in &report.events {
+            state.offered.remove(&event.id);
+        }
+        state.dropped = state.dropped.saturating_sub(report.dropped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn event(reason: &str) -> NewEvent {
+        let (reason, message) = (reason.to_owned(), String::new());
+        NewEvent { pod: None, container: None, warning: false, reason, message }
+    }
+
+    #[test]
+    fn repetitions_are_counted_and_what_was_handed_out_stays_as_it_is() {
+        let queue = EventQueue::default();
+        queue.record_at(event("BackOff"), 1000);
+        queue.record_at(event("BackOff"), 2000);
+        let first = queue.offer(10).unwrap();
+        assert_eq!((first.events.len(), first.events[0].count), (1, 2));
+        queue.record_at(event("BackOff"), 3000);
+        assert_eq!(queue.offer(1).unwrap().events, first.events);
+        queue.acknowledge(&first);
+        let second = queue.offer(10).unwrap();
+        assert_eq!((second.events[0].count, second.events[0].first), (3, 1000));
+        assert_ne!(second.events[0].id, first.events[0].id);
+        queue.acknowledge(&second);
+        assert!(queue.offer(10).is_none());
+    }
+
+    #[test]
+    fn the_oldest_are_dropped_and_that_is_told_once() {
+        let queue = EventQueue::default();
+        for number in 0..CAPACITY + 5 {
+            queue.record_at(event(&number.to_string()), 0);
+        }
+        let report = queue.offer(2).unwrap();
+        assert_eq!((report.dropped, report.events[0].reason.as_str()), (5, "5"));
+        queue.acknowledge(&report);
+        assert_eq!(queue.offer(2).unwrap().dropped, 0);
+    }
+}

@@ -1,0 +1,94 @@
+//! Statuses on their way up: the latest of each pod, until it is acknowledged.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use fleet_wire::{
+    message::{Outcome, PodOutcome, PodReport},
+    name::PodUid,
+};
+use tokio::{sync::Notify, time::Instant};
+
+/// How long a report that came back with `Later` rests.
+const REST: Duration = Duration::from_secs(5);
+
+/// The outbox.
+#[derive(Default)]
+pub struct Outbox {
+    state: Mutex<BTreeMap<PodUid, Entry>>,
+    changed: Notify,
+}
+
+struct Entry {
+    report: PodReport,
+    not_before: Option<Instant>,
+}
+
+impl Outbox {
+    fn state(&self) -> MutexGuard<'_, BTreeMap<PodUid, Entry>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces what was to be told of the pod.
+    pub fn offer(&self, report: PodReport) {
+        self.state().insert(report.key.uid.clone(), Entry { report, not_before: None });
+        self.changed.notify_one();
+    }
+
+    /// Nothing is to be told of the pod any more.
+    pub fn forget(&self, uid: &PodUid) {
+        self.state().remove(uid);
+    }
+
+    /// What is not acknowledged; waits for the first.
+    pub async fn next(&self, max: usize) -> Vec<PodReport> {
+        loop {
+            let changed = self.changed.notified();
+            let now = Instant::now();
+            let (ready, wake) = self.ready(max, now);
+            if !ready.is_empty() {
+                return ready;
+            }
+            match wake {
+                Some(wake) => {
+                    let _ = tokio::time::timeout_at(wake, changed).await;
+                }
+                None => changed.await,
+            }
+        }
+    }
+
+    fn ready(&self, max: usize, now: Instant) -> (Vec<PodReport>, Option<Instant>) {
+        let state = self.state();
+        let rests = |entry: &&Entry| entry.not_before.is_some_and(|at| at > now);
+        let ready = state.values().filter(|entry| !rests(entry)).take(max).map(|entry| entry.report.clone());
+        (ready.collect(), state.values().filter_map(|entry| entry.not_before).filter(|at| *at > now).min())
+    }
+
+    /// What became of a report.
+    pub fn acknowledge(&self, outcome: &PodOutcome) {
+        let mut state = self.state();
+        let Some(entry) = state.get_mut(&outcome.uid).filter(|entry| entry.report.revision == outcome.revision)
+        else {
+            return;
+        };
+        match &outcome.outcome {
+            Outcome::Later(refusal) => {
+                tracing::debug!(pod = %entry.report.key, %refusal, "status will be sent again");
+                entry.not_before = Some(Instant::now() + REST);
+                drop(state);
+                self.changed.notify_one();
+            }
+            Outcome::Refused(refusal) => {
+                tracing::error!(pod = %entry.report.key, %refusal, "the API server refuses this status");
+                state.remove(&outcome.uid);
+            }
+            Outcome::Taken | Outcome::Gone => {
+                state.remove(&outcome.uid);
+            }
+        }
+    }
+}

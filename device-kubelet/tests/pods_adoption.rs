@@ -1,0 +1,231 @@
+//! What survives: a killed agent, a rebooted device, a broken or full disk.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod pods_device;
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use device_kubelet::pods::PodsError;
+use fleet_wire::message::{DesiredVersion, NodeSettings};
+use pods_device::{Device, main_status, simple, state, waiting};
+
+const FOREVER: &[&str] = &["serve"];
+
+async fn settle() {
+    tokio::time::sleep(Duration::from_secs(5)).await;
+}
+
+fn files(device: &Device, folder: &str) -> Vec<PathBuf> {
+    let dir = device.dir.path().join("store").join(folder);
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_agent_adopts_its_containers() {
+    let mut device = Device::with_image("busybox:1").await;
+    device.apply(simple("web", "u1", "Always", FOREVER)).await;
+    let before = device.until_phase("u1", "Running").await;
+    device.events().await;
+    let containers = device.containers().await;
+    let held = device.pods.held();
+    settle().await;
+    device.restart_agent().await;
+    assert_eq!(device.pods.held(), held);
+    settle().await;
+    assert_eq!(device.containers().await, containers);
+    // Same start time, same transition times: the same status.
+    assert_eq!(device.until_phase("u1", "Running").await, before);
+    assert!(device.events().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rebooted_device_runs_its_pods_again_and_counts_on() {
+    let mut device = Device::with_image("busybox:1").await;
+    device.apply(simple("web", "u1", "Always", FOREVER)).await;
+    device.apply(simple("job", "u2", "Never", FOREVER)).await;
+    device.apply(simple("done", "u3", "OnFailure", &["true"])).await;
+    let before = device.until_phase("u1", "Running").await;
+    device.until_phase("u2", "Running").await;
+    device.until_phase("u3", "Succeeded").await;
+    settle().await;
+    device.runtime.power_cycle();
+    device.restart_agent().await;
+    let after = device
+        .until("u1", "running again", |report| {
+            let main = main_status(&report.status);
+            main.ready && main.restart_count == 1
+        })
+        .await
+        .status;
+    assert_eq!(after.start_time, before.start_time);
+    assert!(main_status(&after).last_state.as_ref().unwrap().terminated.is_some());
+    let job = device.until_phase("u2", "Failed").await;
+    assert!(state(&job).terminated.is_some());
+    settle().await;
+    assert_eq!(device.running().await.len(), 1);
+    device.until_phase("u3", "Succeeded").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_loop_goes_on_where_it_was() {
+    let mut device = Device::with_image("busybox:1").await;
+    device.apply(simple("web", "u1", "Always", &["false"])).await;
+    let looping = |count: i32| {
+        move |report: &fleet_wire::message::PodReport| {
+            waiting(&report.status).as_deref() == Some("CrashLoopBackOff")
+                && main_status(&report.status).restart_count >= count
+        }
+    };
+    device.until("u1", "looping", looping(4)).await;
+    settle().await;
+    device.restart_agent().await;
+    let report = device.until("u1", "looping", looping(4)).await;
+    assert_eq!(main_status(&report.status).restart_count, 4);
+    device.until("u1", "restarted", looping(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_the_agent_did_not_live_to_end_is_ended() {
+    let mut device = Device::with_image("busybox:1").await;
+    device.apply(simple("web", "u1", "Always", &["sleep", "100000"])).await;
+    device.until_phase("u1", "Running").await;
+    device.delete("u1", 30).await;
+    settle().await;
+    device.restart_agent().await;
+    device.until_stopped("u1").await;
+    device.restart_agent().await;
+    // Nobody may have heard of it before: it is told again.
+    device.until_stopped("u1").await;
+    assert!(device.containers().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn strays_are_stopped_when_the_set_is_known_and_not_before() {
+    let mut device = Device::with_image("busybox:1").await;
+    device.apply(simple("web", "u1", "Always", FOREVER)).await;
+    device.until_phase("u1", "Running").await;
+    settle().await;
+    // The index is lost: the containers run on until the cluster was heard.
+    fs::write(device.dir.path().join("store/index"), b"torn").unwrap();
+    device.restart_agent().await;
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert!(device.pods.held().bundles.is_empty());
+    assert_eq!(device.running().await.len(), 1);
+    assert_eq!(files(&device, "broken").len(), 1);
+    device.change(vec![], vec!["u1"]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert!(device.containers().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_bundle_is_fetched_again_and_its_containers_are_kept() {
+    let mut device = Device::with_image("busybox:1").await;
+    device.apply(simple("web", "u1", "Always", FOREVER)).await;
+    device.apply(simple("api", "u2", "Always", FOREVER)).await;
+    device.until_phase("u1", "Running").await;
+    device.until_phase("u2", "Running").await;
+    settle().await;
+    let broken = files(&device, "bundles").into_iter().find(|path| path.to_string_lossy().contains("u1"));
+    fs::write(broken.unwrap(), b"{").unwrap();
+    let containers = device.containers().await;
+    device.restart_agent().await;
+    assert_eq!(device.pods.held().bundles.len(), 1);
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert_eq!(device.containers().await, containers);
+    device.apply(simple("web", "u1", "Always", FOREVER)).await;
+    device.until_phase("u1", "Running").await;
+    settle().await;
+    assert_eq!(device.containers().await, containers);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_record_costs_history_and_nothing_else() {
+    let mut device = Device::with_image("busybox:1").await;
+    device.apply(simple("web", "u1", "Always", FOREVER)).await;
+    device.until_phase("u1", "Running").await;
+    settle().await;
+    let containers = device.containers().await;
+    fs::write(device.dir.path().join("store/records/u1"), [0xff; 100]).unwrap();
+    device.restart_agent().await;
+    device.until_phase("u1", "Running").await;
+    assert_eq!(device.containers().await, containers);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_written_while_nothing_changes() {
+    let mut device = Device::with_image("busybox:1").await;
+    device.apply(simple("web", "u1", "Always", FOREVER)).await;
+    device.until_phase("u1", "Running").await;
+    settle().await;
+    let writes = device.pods.writes();
+    assert!(writes.files <= 4, "{writes:?}");
+    tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+    assert_eq!(device.pods.writes(), writes);
+    let held = device.pods.held();
+    device
+        .pods
+        .apply(device_kubelet::pods::DesiredChange {
+            version: held.version,
+            upsert: vec![],
+            remove: vec![],
+            set_digest: held.set_digest,
+            node_settings: NodeSettings::default(),
+        })
+        .await
+        .unwrap();
+    assert_eq!(device.pods.writes(), writes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn versions_never_go_back_and_digests_must_match() {
+    let mut device = Device::with_image("busybox:1").await;
+    device.apply(simple("web", "u1", "Always", FOREVER)).await;
+    let held = device.pods.held();
+    let mut change = device_kubelet::pods::DesiredChange {
+        version: DesiredVersion::default(),
+        upsert: vec![],
+        remove: vec![],
+        set_digest: held.set_digest,
+        node_settings: NodeSettings::default(),
+    };
+    assert!(matches!(device.pods.apply(change.clone()).await, Err(PodsError::Stale { .. })));
+    change.version = held.version;
+    change.upsert = vec![("u9".parse().unwrap(), held.set_digest, "{}".into())];
+    assert!(matches!(device.pods.apply(change).await, Err(PodsError::Digest { .. })));
+    assert_eq!(device.pods.held(), held);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_written_is_not_held_but_deletions_are_obeyed() {
+    let mut device = Device::with_image("busybox:1").await;
+    device.apply(simple("web", "u1", "Always", FOREVER)).await;
+    device.until_phase("u1", "Running").await;
+    settle().await;
+    let held = device.pods.held();
+    // A directory in the way of the index stands for a disk that takes nothing.
+    let index = device.dir.path().join("store/index");
+    fs::rename(&index, device.dir.path().join("kept")).unwrap();
+    fs::create_dir(&index).unwrap();
+    let refused = device.change(vec![simple("new", "u2", "Always", FOREVER)], vec!["u1"]).await;
+    assert!(matches!(refused, Err(PodsError::Store(_))), "{refused:?}");
+    assert_eq!(device.pods.held(), held);
+    settle().await;
+    assert!(device.containers().await.is_empty());
+    fs::remove_dir(&index).unwrap();
+    device.apply(simple("new", "u2", "Always", FOREVER)).await;
+    device.until_phase("u2", "Running").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_was_away_is_looked_at_again() {
+    let mut device = Device::with_image("busybox:1").await;
+    device.apply(simple("web", "u1", "Always", FOREVER)).await;
+    device.until_phase("u1", "Running").await;
+    device.runtime.set_unavailable(true);
+    device.apply(simple("api", "u2", "Always", FOREVER)).await;
+    device.until_waiting("u2", "ContainerCreating").await;
+    settle().await;
+    device.runtime.set_unavailable(false);
+    device.until_phase("u2", "Running").await;
+    assert_eq!(device.running().await.len(), 2);
+}
