@@ -251,6 +251,12 @@ impl LinkEvents {
             Event::SlowConsumer(subscription) => {
                 tracing::warn!(subscription, "messages dropped: their reader is too slow");
             }
+            // The connection stays: a subject was refused, mostly.
+            Event::ServerError(error) if *self.state.borrow() == LinkState::Connected => {
+                if self.is_new(error.to_string()) {
+                    tracing::warn!(url = self.url, %error, "refused by NATS");
+                }
+            }
             Event::ServerError(error) => self.report(error.to_string()),
             Event::ClientError(error) => self.report(error.to_string()),
             Event::LameDuckMode => tracing::info!("the NATS server is about to stop"),
@@ -258,13 +264,23 @@ impl LinkEvents {
         }
     }
 
-    /// One line for each new reason, not for each attempt.
     fn report(&self, error: String) {
-        let mut last = self.last_error();
-        if last.as_ref() != Some(&error) {
-            tracing::warn!(url = self.url, error, "NATS: trying again until it works");
-            *last = Some(error);
+        if self.is_new(error.clone()) {
+            // The client keeps the cause to its own log lines.
+            tracing::warn!(
+                url = self.url,
+                error,
+                "NATS cannot be reached, trying again until it can; `async_nats=debug` in log-level says more"
+            );
         }
+    }
+
+    /// One line for each new reason, not for each attempt.
+    fn is_new(&self, error: String) -> bool {
+        let mut last = self.last_error();
+        let new = last.as_ref() != Some(&error);
+        *last = Some(error);
+        new
     }
 
     fn last_error(&self) -> std::sync::MutexGuard<'_, Option<String>> {

@@ -325,6 +325,37 @@ fn a_session_keeps_to_one_version_of_the_key() {
     assert_eq!(refusal(ends.fleet.open(&up, &forged.unwrap())), Some("Session"));
 }
 
+/// A hello that was overheard is answered with another version of the key than it was sealed with.
+#[test]
+fn a_hello_is_answered_with_its_own_version_of_the_key() {
+    use fleet_wire::envelope::{self, Direction, Nonce, Outside, Route, SessionId, Stamp};
+    use sha2::Digest as _;
+    let fleet = Fleet::new([1, 2]);
+    let mut ends = Ends::of("pi-7", &fleet, &[1, 2]);
+    let hello = ends.hello();
+    let secret = fleet.secret();
+    let key = |version| secret.get(KeyVersion(version)).unwrap();
+    let (up, inbox) = (ends.up(UpVerb::Hello), ends.inbox("h"));
+    let up = Route { direction: Direction::Up, subject: &up, device: &ends.name, key_version: KeyVersion(2) };
+    let opened = Outside::parse(&hello).unwrap().open(up, key(2), &public(&ends.key)).unwrap();
+    let (device_nonce, fleet_nonce) = (opened.header.nonce.unwrap(), Nonce([7; 16]));
+    let hash = sha2::Sha256::new()
+        .chain_update(b"harmony-fleet session v1\n")
+        .chain_update(device_nonce.0)
+        .chain_update(fleet_nonce.0)
+        .chain_update(ends.name.as_str());
+    let session = SessionId(hash.finalize()[..16].try_into().unwrap());
+    let mut answer = |version| {
+        let stamp = Stamp { session: Some(session), nonce: Some(fleet_nonce), ..Stamp::default() };
+        let key_version = KeyVersion(version);
+        let route = Route { direction: Direction::Down, subject: &inbox, device: &ends.name, key_version };
+        let answer = envelope::seal(route, stamp, key(version), &public(&ends.key), &"welcome").unwrap();
+        ends.device.open_hello_reply::<String>(&inbox, &answer)
+    };
+    assert_eq!(refusal(answer(1)), Some("Session"));
+    assert_eq!(refusal(answer(2)), None);
+}
+
 #[test]
 fn messages_may_overtake_each_other_within_the_window() {
     let mut ends = Ends::live();
