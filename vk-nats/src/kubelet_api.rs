@@ -46,8 +46,8 @@ pub use tls::{TlsError, TlsFiles};
 #[derive(Debug, thiserror::Error)]
 pub enum KubeletApiError {
     /// The certificate files are not usable.
-    #[error("the kubelet API cannot be served")]
-    Tls(#[from] TlsError),
+    #[error("the kubelet API cannot be served: {0}")]
+    Tls(TlsError),
 }
 
 /// What the API is made of.
@@ -105,7 +105,7 @@ pub struct Shared {
 /// Only at the start, when the certificate files are not usable.
 pub async fn serve(api: KubeletApi, shutdown: Shutdown) -> Result<(), KubeletApiError> {
     let shutdown = shutdown.token();
-    let tls = Reloading::load(api.tls).await?;
+    let tls = Reloading::load(api.tls).await.map_err(KubeletApiError::Tls)?;
     let shared = Arc::new(Shared {
         fleet: api.fleet,
         auth: Auth::new(api.reviewer),

@@ -155,7 +155,10 @@ async fn serve_stream(
 ) {
     let answer = tokio::select! {
         answer = shared.fleet.open_logs(&device, &request) => answer,
-        () = opened.closed() => return pump::publish(stream.as_ref(), Frame::Cancel).await,
+        () = opened.closed() => {
+            pump::publish(stream.as_ref(), Frame::Cancel).await;
+            return;
+        }
         () = shared.shutdown.cancelled() => return,
     };
     let failed = answer.is_err();
@@ -168,7 +171,8 @@ async fn serve_stream(
         return;
     }
     if !listening {
-        return pump::publish(stream.as_ref(), Frame::Cancel).await;
+        pump::publish(stream.as_ref(), Frame::Cancel).await;
+        return;
     }
     let _open = shared.metrics.stream();
     let reader = StreamReader::new(window.bytes(), Instant::now().into_std());

@@ -39,13 +39,12 @@ pub struct TlsFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
-    #[error("cannot read {}: {source}", .path.display())]
+    #[error("cannot read {}: {cause}", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
-        #[source]
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A file holds something else.
     #[error("{} holds no {expected}", .path.display())]
@@ -56,15 +55,14 @@ pub enum TlsError {
         expected: &'static str,
     },
     /// Key and certificate do not fit, or are of a kind that cannot be used.
-    #[error("certificate {} and key {} cannot serve: {source}", .certificate.display(), .key.display())]
+    #[error("certificate {} and key {} cannot serve: {cause}", .certificate.display(), .key.display())]
     Pair {
         /// The certificate's file.
         certificate: PathBuf,
         /// The key's file.
         key: PathBuf,
         /// Why.
-        #[source]
-        source: rustls::Error,
+        cause: rustls::Error,
     },
     /// The authorities for clients cannot be used.
     #[error("client authorities in {} cannot be used: {reason}", .path.display())]
@@ -76,7 +74,7 @@ pub enum TlsError {
     },
     /// The protocol versions are not available.
     #[error("TLS cannot be set up: {0}")]
-    Setup(#[source] rustls::Error),
+    Setup(rustls::Error),
 }
 
 /// Contents of the files.
@@ -131,10 +129,10 @@ impl Material {
             .map_err(|_| TlsError::Content { path: files.key.clone(), expected: "private key in PEM" })?;
         let mut config = builder
             .with_single_cert(certificates(&files.certificate, &self.certificate)?, key)
-            .map_err(|source| TlsError::Pair {
+            .map_err(|cause| TlsError::Pair {
                 certificate: files.certificate.clone(),
                 key: files.key.clone(),
-                source,
+                cause,
             })?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
@@ -142,7 +140,7 @@ impl Material {
 }
 
 async fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    tokio::fs::read(path).await.map_err(|source| TlsError::Read { path: path.to_owned(), source })
+    tokio::fs::read(path).await.map_err(|cause| TlsError::Read { path: path.to_owned(), cause })
 }
 
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -199,3 +197,7 @@ impl Reloading {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "tls_tests.rs"]
+mod tests;

@@ -1,7 +1,7 @@
 //! Moves a stream: frames of the device in, bytes to the HTTP client out, credit and pings back.
 //!
-//! One task for each stream. It ends when the stream does, when the client goes away (the device is told at
-//! once), or when the process shuts down.
+//! One task for each stream. It ends when the stream does, when the client goes away, or when the process
+//! shuts down; the device is told at once.
 
 use std::{io, time::Duration};
 
@@ -35,12 +35,18 @@ pub async fn pump(
     let mut at_line_start = true;
     let trouble = loop {
         while let Some(frame) = reader.outgoing(now()) {
-            publish(stream.as_ref(), frame).await;
+            if !publish(stream.as_ref(), frame).await {
+                reader.not_sent(now());
+            }
         }
         if !reader.has_bytes() {
             match reader.state() {
                 State::Open => {}
-                State::Finished => return,
+                State::Finished => {
+                    // The device keeps its end for a while in case it was lost: not needed any more.
+                    publish(stream.as_ref(), Frame::Cancel).await;
+                    return;
+                }
                 State::Failed(error) => break error.to_string(),
             }
         }
@@ -77,15 +83,20 @@ pub async fn pump(
     }
 }
 
-/// Sends a frame to the device, or not: the reader repeats what matters.
-pub async fn publish(stream: &dyn FrameStream, frame: Frame) {
+/// Tries to send a frame to the device; the reader repeats what matters.
+pub async fn publish(stream: &dyn FrameStream, frame: Frame) -> bool {
     match timeout(PUBLISH, stream.send(frame)).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => return true,
         Ok(Err(error)) => tracing::debug!(%error, "a stream frame was not sent"),
         Err(_) => tracing::debug!("a stream frame was not sent within {PUBLISH:?}"),
     }
+    false
 }
 
 fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
+
+#[cfg(test)]
+#[path = "pump_tests.rs"]
+mod tests;

@@ -121,6 +121,11 @@ impl StreamReader {
         self.owes_receipt |= is_end_or_data && self.is_complete();
     }
 
+    /// A frame of [`Self::outgoing`] could not be sent: credit is tried again soon.
+    pub fn not_sent(&mut self, now: Instant) {
+        self.moved = now;
+    }
+
     /// The stream cannot go on, for a reason outside of it.
     pub fn fail(&mut self, reason: &'static str) {
         if !self.is_complete() {
@@ -267,14 +272,20 @@ impl StreamReader {
         }
         // While it moves, soon; and once more after it stopped, so that what was lost at its end is
         // noticed. Then at the pace of pings.
-        let resting = self.credited >= self.moved + 2 * REPEAT
+        let resting = !self.awaits_pong()
+            && self.credited >= self.moved + 2 * REPEAT
             && self.credited_limit == self.limit
             && self.credited_received == self.received;
         self.credited + if resting { PING } else { REPEAT }
     }
 
     fn ping_due(&self) -> Instant {
-        self.heard.max(self.pinged) + PING
+        if self.awaits_pong() { self.pinged + REPEAT } else { self.heard + PING }
+    }
+
+    /// A ping may be lost like anything else: until it is answered, the reader asks more often.
+    fn awaits_pong(&self) -> bool {
+        self.pinged > self.heard
     }
 }
 
