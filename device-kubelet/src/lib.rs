@@ -5,6 +5,7 @@ pub mod images;
 pub mod keys;
 pub mod link;
 pub mod local;
+pub mod logs;
 pub mod node;
 pub mod pods;
 pub mod runtime;

@@ -223,7 +223,7 @@ pub async fn a_published_port_answers(device: Device) {
             loop {
                 let url = format!("http://{address}/");
                 let wget = ["busybox", "wget", "-q", "-O", "-", &url];
-                let answer = device.podman().inside(&wget).output().unwrap();
+                let answer = tokio::task::block_in_place(|| device.podman().inside(&wget).output()).unwrap();
                 if answer.status.success() {
                     return answer.stdout;
                 }

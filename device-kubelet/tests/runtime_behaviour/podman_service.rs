@@ -222,8 +222,10 @@ fn prune() {
     }
 }
 
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+/// Lets other cases run on meanwhile.
+pub fn run(command: &mut Command) -> String {
+    let output = tokio::task::block_in_place(|| command.output())
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?} failed ({}): {said}", output.status);
     String::from_utf8_lossy(&output.stdout).into_owned()
