@@ -1,7 +1,7 @@
 //! The agent: everything together, in the order in which it has to come.
 //!
 //! ```text
-//! data folder ─► keys ─► local socket ─► pods (run without any network) ─► inventory ─► link
+//! data folder ─► local socket ─► keys ─► pods (run without any network) ─► inventory ─► link
 //! ```
 //!
 //! It has no globals: a simulated fleet runs a thousand of them in one process.
@@ -18,7 +18,12 @@ use fleet_daemon::{
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::NodeStatus;
-use prometheus_client::registry::Registry;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric as _},
+    metrics::counter::ConstCounter,
+    registry::Registry,
+};
 use tokio::sync::{Notify, watch};
 
 use crate::{
@@ -111,15 +116,16 @@ async fn start(settings: Settings, runtime: Arc<dyn Runtime>, tasks: &Tasks) -> 
         "starting"
     );
 
+    let pods = Pods::start(Arc::clone(&runtime), pods_settings(&settings), shutdown.token()).await?;
+
     let mut registry = Registry::default();
     let metrics = LinkMetrics::register(&mut registry);
+    registry.register_collector(Box::new(StoreWrites(pods.clone())));
     let health = Health::new();
     if let Some(addr) = settings.health_listen {
         let server = HealthServer::bind(addr, health.clone(), Arc::new(registry)).await?;
         tasks.spawn("health", server.run(shutdown.clone()));
     }
-
-    let pods = Pods::start(Arc::clone(&runtime), pods_settings(&settings), shutdown.token()).await?;
 
     let inventory = Inventory::new(HostFiles::system(), &settings.data_dir, settings.max_pods);
     let boot_id = inventory.boot_id().to_owned();
@@ -209,6 +215,30 @@ async fn readiness(
 fn not_ready(status: &NodeStatus) -> Option<String> {
     let ready = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready")?;
     (ready.status != "True").then(|| ready.message.clone().unwrap_or_default())
+}
+
+/// What the store wrote: flash wears.
+struct StoreWrites(Pods);
+
+impl std::fmt::Debug for StoreWrites {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StoreWrites")
+    }
+}
+
+impl Collector for StoreWrites {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let writes = self.0.writes();
+        let counters = [
+            ("device_kubelet_store_writes", "Files that the store wrote", writes.files),
+            ("device_kubelet_store_written_bytes", "Bytes that the store wrote", writes.bytes),
+        ];
+        for (name, help, value) in counters {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        Ok(())
+    }
 }
 
 struct LocalAnswers {

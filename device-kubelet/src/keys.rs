@@ -178,16 +178,38 @@ impl DeviceKeys {
 
 /// The fleet's curve keys from the statement in `file`, if the pinned root key signed it and it is not
 /// older than one that this device accepted before.
+///
+/// A file that has gone missing is replaced by what was accepted last, so that a device comes back from a
+/// reboot with what it has.
 pub fn fleet_keys(data_dir: &Path, file: &Path, root: &str) -> Result<FleetKeys, KeysError> {
     let directory = directory(data_dir)?;
-    let text = fs::read(file).map_err(|source| KeysError::Read { path: file.to_owned(), source })?;
-    let statement = verified(file, &text, root)?;
     let kept = directory.join("fleet-statement.json");
     let seen = match read_private(&kept)? {
         // A kept statement of another root key belongs to another fleet, which this device left.
-        Some(kept_text) => verified(&kept, kept_text.as_bytes(), root).ok(),
+        Some(text) => verified(&kept, text.as_bytes(), root).ok(),
         None => None,
     };
+    let statement = match (fs::read(file), seen) {
+        (Ok(text), seen) => newest(file, &text, root, seen, &kept)?,
+        (Err(source), Some(seen)) => {
+            let file = file.display();
+            tracing::warn!(%file, %source, "the statement of the fleet's keys cannot be read: using the last one");
+            seen
+        }
+        (Err(source), None) => return Err(KeysError::Read { path: file.to_owned(), source }),
+    };
+    statement.fleet_keys().map_err(|source| KeysError::Statement { path: file.to_owned(), source })
+}
+
+/// The statement in `text`; kept for the next start if it is a new one.
+fn newest(
+    file: &Path,
+    text: &[u8],
+    root: &str,
+    seen: Option<KeyStatement>,
+    kept: &Path,
+) -> Result<KeyStatement, KeysError> {
+    let statement = verified(file, text, root)?;
     match seen {
         Some(seen) if seen.sequence > statement.sequence => {
             return Err(KeysError::StatementRollback {
@@ -197,9 +219,9 @@ pub fn fleet_keys(data_dir: &Path, file: &Path, root: &str) -> Result<FleetKeys,
             });
         }
         Some(seen) if seen == statement => {}
-        _ => replace_private(&kept, &text)?,
+        _ => replace_private(kept, text)?,
     }
-    statement.fleet_keys().map_err(|source| KeysError::Statement { path: file.to_owned(), source })
+    Ok(statement)
 }
 
 fn verified(path: &Path, text: &[u8], root: &str) -> Result<KeyStatement, KeysError> {
@@ -382,6 +404,8 @@ mod tests {
         write(&statement(4), &root);
         assert!(matches!(load(), Err(KeysError::StatementRollback { found: 4, seen: 5, .. })));
         write(&statement(6), &root);
+        load().unwrap();
+        fs::remove_file(&file).unwrap();
         load().unwrap();
     }
 }

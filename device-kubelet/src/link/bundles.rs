@@ -5,7 +5,7 @@ use std::time::Duration;
 use fleet_wire::{
     digest::Digest,
     envelope::MAX_PAGE,
-    message::{BundleEntry, Delta, FetchReply, FetchRequest, RefusalCode},
+    message::{BundleEntry, Delta, FetchReply, FetchRequest},
     name::PodUid,
     subject::UpVerb,
 };
@@ -40,15 +40,6 @@ pub enum BundleError {
 }
 
 impl BundleError {
-    /// Whether there is another bundle of the pod by now: the device has to sync again.
-    pub fn is_outdated(&self) -> bool {
-        matches!(
-            self,
-            Self::Fetch { source: RequestError::Refused { refusal, .. }, .. }
-                if refusal.code == RefusalCode::NotFound
-        )
-    }
-
     /// What the cluster side said, if it could be asked.
     pub fn request(&self) -> Option<&RequestError> {
         match self {

@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 use fleet_daemon::nats::LinkState;
 use fleet_wire::{
     digest::Digest,
-    message::{Delta, DesiredVersion, HelloRequest, PROTOCOL, SyncRequest},
+    message::{Delta, DesiredVersion, HelloRequest, NodeSettings, PROTOCOL, SyncRequest},
     subject::UpVerb,
 };
 use jiff::Timestamp;
@@ -98,20 +98,34 @@ pub struct Driver {
 /// When to sync next.
 struct SyncPlan {
     due: Option<Instant>,
+    tried: bool,
     backoff: Backoff,
 }
 
 impl SyncPlan {
-    fn now(&mut self) {
-        self.due = Some(Instant::now());
+    fn new() -> Self {
+        let backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+        Self { due: None, tried: false, backoff }
     }
 
-    fn later(&mut self) {
+    /// At once, unless that was tried since the sets were last the same.
+    fn soon(&mut self) {
+        if self.tried {
+            self.due.get_or_insert_with(|| Instant::now() + self.backoff.next(rand::random()));
+        } else {
+            self.due = Some(Instant::now());
+        }
+    }
+
+    /// It is being tried; the next time comes later, unless it works.
+    fn trying(&mut self) {
+        self.tried = true;
         self.due = Some(Instant::now() + self.backoff.next(rand::random()));
     }
 
     fn done(&mut self) {
         self.due = None;
+        self.tried = false;
         self.backoff.reset();
     }
 }
@@ -126,8 +140,7 @@ impl Driver {
         let mut connection = self.channel.connection().state.clone();
         connection.mark_changed();
         let mut opening = Opening::default();
-        let mut sync =
-            SyncPlan { due: None, backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)) };
+        let mut sync = SyncPlan::new();
         let overflow = Arc::clone(&self.overflow);
         loop {
             let hello_due = opening.due();
@@ -156,7 +169,7 @@ impl Driver {
                         event = Some(Event::Unknown);
                     }
                 },
-                () = overflow.notified() => sync.now(),
+                () = overflow.notified() => sync.soon(),
                 () = at(hello_due) => {
                     opening.on(&Event::Asked, Instant::now(), rand::random());
                     event = Some(self.hello(&mut sync).await);
@@ -207,15 +220,12 @@ impl Driver {
             tracing::error!(%error, "cannot keep the incarnation token");
         }
         self.reported_node.reported(request.node);
-        if let Err(error) = self.pods.apply_node_settings(reply.node_settings).await {
-            tracing::warn!(%error, "cannot keep the Node's settings");
-            sync.later();
+        // A new session is a new chance, whatever failed before.
+        sync.done();
+        if reply.set_digest != held.set_digest {
+            sync.soon();
         }
-        if reply.set_digest == held.set_digest {
-            sync.done();
-        } else {
-            sync.now();
-        }
+        self.node_settings(reply.node_settings, sync).await;
         let heartbeat = reply.heartbeat_interval_seconds.clamp(*HEARTBEAT.start(), *HEARTBEAT.end());
         tracing::info!(
             session = self.channel.session_id().map(tracing::field::display),
@@ -236,14 +246,10 @@ impl Driver {
     async fn sync(&mut self, sync: &mut SyncPlan) -> Option<Event> {
         let held = self.pods.held();
         let request = SyncRequest { have: held.bundles, desired: held.version };
+        sync.trying();
         match self.channel.request::<_, Delta>(UpVerb::Sync, &request, SYNC_TIMEOUT).await {
-            Ok(delta) => {
-                // Until this one is seen to have worked, the next one comes later.
-                sync.later();
-                self.take(delta, sync).await
-            }
+            Ok(delta) => self.take(delta, sync).await,
             Err(error) => {
-                sync.later();
                 self.failed(&error);
                 error.is_unknown_session().then_some(Event::Unknown)
             }
@@ -254,13 +260,10 @@ impl Driver {
         let held = self.pods.held();
         match judge(&delta, held.version, held.set_digest) {
             Verdict::Old => tracing::debug!(version = ?delta.version, "an older change was ignored"),
+            Verdict::Sync => sync.soon(),
             Verdict::Known => {
                 sync.done();
-                if delta.node_settings != held.node_settings {
-                    if let Err(error) = self.pods.apply_node_settings(delta.node_settings).await {
-                        tracing::warn!(%error, "cannot keep the Node's settings");
-                    }
-                }
+                self.node_settings(delta.node_settings, sync).await;
             }
             Verdict::Apply => {
                 // An unknown session shows again with the next heartbeat.
@@ -269,12 +272,20 @@ impl Driver {
         }
     }
 
+    async fn node_settings(&self, settings: NodeSettings, sync: &mut SyncPlan) {
+        if let Err(error) = self.pods.apply_node_settings(settings).await {
+            tracing::warn!(error = causes(&error), "cannot keep the Node's settings");
+            sync.trying();
+        }
+    }
+
     /// Brings the pods to what a delta says.
     async fn take(&mut self, delta: Delta, sync: &mut SyncPlan) -> Option<Event> {
         let (version, expected) = (delta.version, delta.set_digest);
         let (change, errors) = bundles::complete(&self.channel, delta).await;
         let (upserted, removed) = (change.upsert.len(), change.remove.len());
-        match self.pods.apply(change).await {
+        let applied = self.pods.apply(change).await;
+        match &applied {
             Ok(()) => {
                 self.channel.metrics().applied();
                 tracing::info!(
@@ -290,23 +301,18 @@ impl Driver {
             }
             Err(error) => {
                 // Not persisted means not accepted: the digest of the next heartbeat says so, too.
-                tracing::error!(error = %causes(&error), "the desired state was not taken, trying again later");
+                tracing::error!(error = causes(error), "the desired state was not taken, trying again later");
                 self.problem(error.to_string());
             }
         }
-        if self.pods.held().set_digest == expected && errors.is_empty() {
+        if applied.is_ok() && errors.is_empty() && self.pods.held().set_digest == expected {
             sync.done();
             return None;
         }
-        let outdated = errors.iter().any(bundles::BundleError::is_outdated);
         for error in &errors {
             tracing::warn!(error = %causes(error), "a bundle was not taken");
         }
-        if outdated {
-            sync.now()
-        } else {
-            sync.later()
-        }
+        sync.soon();
         let unknown = errors.iter().filter_map(|error| error.request()).any(RequestError::is_unknown_session);
         unknown.then_some(Event::Unknown)
     }
@@ -358,17 +364,19 @@ enum Verdict {
     Old,
     /// It says what the device holds.
     Known,
-    /// It changes something, or shows that something was missed.
+    /// It changes something.
     Apply,
+    /// It brings nothing, but says that the device holds the wrong set.
+    Sync,
 }
 
 fn judge(delta: &Delta, held: DesiredVersion, set: Digest) -> Verdict {
-    if delta.version < held {
-        Verdict::Old
-    } else if delta.version == held && delta.set_digest == set && delta.upsert.is_empty() {
-        Verdict::Known
-    } else {
-        Verdict::Apply
+    let is_hint = delta.upsert.is_empty() && delta.remove.is_empty();
+    match (is_hint, delta.set_digest == set) {
+        (true, false) => Verdict::Sync,
+        (true, true) if delta.version <= held => Verdict::Known,
+        _ if delta.version < held => Verdict::Old,
+        _ => Verdict::Apply,
     }
 }
 
@@ -408,11 +416,42 @@ mod tests {
     #[test]
     fn older_changes_are_ignored_and_newer_ones_applied() {
         let (held, set) = (version(2, 7), Digest::of(b"held"));
-        assert_eq!(judge(&delta(version(2, 6), b"x"), held, set), Verdict::Old);
-        assert_eq!(judge(&delta(version(1, 99), b"x"), held, set), Verdict::Old);
+        let change =
+            |version, set: &[u8]| Delta { remove: vec!["a".parse().unwrap()], ..delta(version, set) };
+        assert_eq!(judge(&change(version(2, 6), b"x"), held, set), Verdict::Old);
+        assert_eq!(judge(&change(version(1, 99), b"x"), held, set), Verdict::Old);
+        assert_eq!(judge(&change(version(2, 7), b"x"), held, set), Verdict::Apply);
+        assert_eq!(judge(&change(version(2, 8), b"x"), held, set), Verdict::Apply);
+        assert_eq!(judge(&change(version(3, 1), b"x"), held, set), Verdict::Apply);
+    }
+
+    #[test]
+    fn a_hint_makes_the_device_sync_if_it_holds_something_else() {
+        let (held, set) = (version(2, 7), Digest::of(b"held"));
+        assert_eq!(judge(&delta(version(2, 8), b"other"), held, set), Verdict::Sync);
+        assert_eq!(judge(&delta(version(2, 6), b"other"), held, set), Verdict::Sync);
         assert_eq!(judge(&delta(version(2, 7), b"held"), held, set), Verdict::Known);
-        assert_eq!(judge(&delta(version(2, 7), b"other"), held, set), Verdict::Apply);
-        assert_eq!(judge(&delta(version(2, 8), b"held"), held, set), Verdict::Apply);
-        assert_eq!(judge(&delta(version(3, 1), b"x"), held, set), Verdict::Apply);
+        assert_eq!(
+            judge(&delta(version(2, 8), b"held"), held, set),
+            Verdict::Apply,
+            "a newer version is kept"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sync_that_does_not_help_is_tried_again_later_each_time() {
+        let mut sync = SyncPlan::new();
+        sync.soon();
+        assert_eq!(sync.due, Some(Instant::now()));
+        sync.trying();
+        let first = sync.due.unwrap();
+        assert!(first > Instant::now());
+        sync.soon();
+        assert_eq!(sync.due, Some(first), "asking again does not hurry");
+        sync.trying();
+        assert!(sync.due.unwrap() >= Instant::now() + Duration::from_secs(1));
+        sync.done();
+        sync.soon();
+        assert_eq!(sync.due, Some(Instant::now()));
     }
 }

@@ -22,6 +22,7 @@ use fleet_wire::{
     stream::{Frame, PING_SECONDS},
 };
 use futures::{StreamExt as _, stream::BoxStream};
+use jiff::{SignedDuration, Timestamp};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -32,7 +33,10 @@ use super::{
     channel::{Channel, RequestError},
     window::SendWindow,
 };
-use crate::pods::Pods;
+use crate::{
+    logs::{self, LogOptions},
+    pods::Pods,
+};
 
 /// Most streams at a time; each may keep [`super::window::BUFFER`] bytes.
 const MOST: usize = 16;
@@ -117,8 +121,32 @@ fn lock(open: &Open) -> MutexGuard<'_, HashMap<RequestId, Entry>> {
 /// The bytes that `kubectl logs` is to show.
 fn chunks(pods: &Pods, request: &LogsRequest) -> Result<Chunks, Refusal> {
     let source = pods.log_files(request)?;
-    let _ = source;
-    Err(Refusal::new(RefusalCode::Unsupported, "this agent cannot read logs"))
+    let options = LogOptions {
+        follow: request.follow,
+        tail_lines: request.tail_lines,
+        since: since(request, Timestamp::now())?,
+        limit_bytes: request.limit_bytes,
+        timestamps: request.timestamps,
+    };
+    Ok(logs::stream(source.path, options, source.ended))
+}
+
+/// From when on lines are shown; of both limits the later one.
+fn since(request: &LogsRequest, now: Timestamp) -> Result<Option<Timestamp>, Refusal> {
+    let malformed = |what: String| Refusal::new(RefusalCode::BadRequest, what);
+    let ago = request.since_seconds.map(|seconds| {
+        // Longer ago than time goes back is no limit.
+        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+        now.checked_sub(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MIN)
+    });
+    let time = match &request.since_time {
+        None => None,
+        Some(text) => Some(
+            text.parse()
+                .map_err(|_| malformed(format!("sinceTime {text:?}: expected a time as in RFC 3339")))?,
+        ),
+    };
+    Ok(ago.max(time))
 }
 
 /// Ends a stream's registration when it goes.
@@ -331,7 +359,28 @@ impl Silence {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+
+    #[test]
+    fn the_later_limit_of_time_counts() {
+        let now: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
+        let of = |seconds: Option<u64>, time: Option<&str>| {
+            let json = serde_json::json!({
+                "stream": "s", "namespace": "n", "pod": "p", "container": "c", "credit": 1,
+                "sinceSeconds": seconds, "sinceTime": time
+            });
+            since(&serde_json::from_value(json).unwrap(), now)
+        };
+        let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
+        assert_eq!(of(None, None), Ok(None));
+        assert_eq!(of(Some(60), None), Ok(at("2026-03-01T11:59:00Z")));
+        assert_eq!(of(Some(60), Some("2026-03-01T11:59:30+00:00")), Ok(at("2026-03-01T11:59:30Z")));
+        assert_eq!(of(Some(10), Some("2026-03-01T11:59:30Z")), Ok(at("2026-03-01T11:59:50Z")));
+        assert_eq!(of(Some(u64::MAX), None), Ok(Some(Timestamp::MIN)));
+        assert_eq!(of(None, Some("yesterday")).unwrap_err().code, RefusalCode::BadRequest);
+    }
 
     #[test]
     fn a_silent_reader_is_asked_and_then_given_up() {
