@@ -46,7 +46,7 @@ pub struct Flags {
     #[arg(long, env = "VK_NATS_NATS_SEED_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nats_seed_file: Option<PathBuf>,
-    /// Files with the seeds of the fleet's curve keys (SX…), each named <version>.nk.
+    /// Files with the seeds of the fleet's curve keys (SX…), each named VERSION.nk, e.g. 1.nk.
     #[arg(long, env = "VK_NATS_FLEET_KEY_FILES", value_name = "FILES", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fleet_key_files: Option<Vec<PathBuf>>,

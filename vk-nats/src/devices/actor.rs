@@ -407,3 +407,7 @@ fn label(verb: &UpVerb) -> &'static str {
         UpVerb::Unknown(_) => "unknown",
     }
 }
+
+#[cfg(test)]
+#[path = "tests/session.rs"]
+mod tests;

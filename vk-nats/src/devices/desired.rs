@@ -51,12 +51,12 @@ impl Ledger {
         }
     }
 
-    /// A new session: whatever was in flight is void. The device holds `digest`, and was told the set's;
-    /// if they differ it syncs by itself.
-    pub fn begin(&mut self, set: Option<&Arc<DesiredSet>>, digest: Digest, now: Instant) {
+    /// A new session: whatever was in flight is void. The device holds `digest`, and hello answered
+    /// `answered`; if these differ it syncs by itself. The set may be another one by now.
+    pub fn begin(&mut self, set: Option<&Arc<DesiredSet>>, digest: Digest, answered: Digest, now: Instant) {
         self.told = set.filter(|set| set.digest() == digest).cloned();
         self.held = Some(digest);
-        self.sync_expected = set.is_some() && self.told.is_none();
+        self.sync_expected = digest != answered;
         self.sent_at = self.sync_expected.then_some(now);
     }
 

@@ -65,6 +65,12 @@ impl Pods {
         true
     }
 
+    /// A pod as the watch would bring it, for tests of others.
+    #[cfg(test)]
+    pub fn put(&self, device: &DeviceName, uid: &PodUid, pod: Arc<Pod>) {
+        self.insert(device, uid, pod);
+    }
+
     /// The pod is gone; says where it was.
     pub(super) fn remove(&self, uid: &PodUid) -> Option<DeviceName> {
         let mut index = self.write();

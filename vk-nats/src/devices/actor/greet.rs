@@ -26,6 +26,7 @@ pub(super) struct Greeting {
     verdict: Verdict,
     node: NodeStatus,
     set_digest: Digest,
+    answered: Digest,
     agent_version: String,
     boot_id: String,
 }
@@ -78,6 +79,7 @@ impl Actor {
                     verdict,
                     node: request.node,
                     set_digest: request.set_digest,
+                    answered: set_digest,
                     agent_version: request.agent_version,
                     boot_id: request.boot_id,
                 }));
@@ -118,7 +120,8 @@ impl Actor {
         // Questions of the older session are not answered any more.
         self.questions.clear();
         let set = self.set.borrow_and_update().clone();
-        self.ledger.begin(set.as_ref(), greeting.set_digest, now);
+        self.ledger.begin(set.as_ref(), greeting.set_digest, greeting.answered, now);
+        self.push_due = Some(now);
         self.upkeep.reported(greeting.node, now);
     }
 

@@ -1,0 +1,509 @@
+//! An actor against a device's end of the session, in one process: no NATS, and an API server that takes
+//! everything and notes it.
+
+use std::{collections::BTreeMap, sync::Mutex};
+
+use fleet_wire::{
+    digest::Digest,
+    enrollment::Enrollment,
+    keys::FleetKeys,
+    message::{
+        Delta, DesiredVersion, Heartbeat, HelloReply, HelloRequest, Outcome, PROTOCOL, PodReport,
+        StatusReport, SyncRequest,
+    },
+    name::{KeyVersion, OwnerEpoch, PodKey},
+    session::DeviceSession,
+};
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::{NodeStatus, Pod, PodStatus};
+use kube::client::Body;
+use nkeys::{KeyPair, XKey};
+use prometheus_client::registry::Registry;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::{
+    bundle::{DesiredSet, DesiredSets, build},
+    devices::{Courier, Devices, Publisher, directory::Settings, stream::Streams},
+    identity::{Gate, NodeClient},
+    metrics::Metrics,
+    ownership::Tenure,
+    pods::Pods,
+};
+
+const INTERVAL: Duration = Duration::from_secs(10);
+
+struct Wire(mpsc::UnboundedSender<(String, Vec<u8>)>);
+
+impl Publisher for Wire {
+    fn publish(&self, subject: String, message: Vec<u8>) -> BoxFuture<'_, Result<(), String>> {
+        let _ = self.0.send((subject, message));
+        Box::pin(async { Ok(()) })
+    }
+}
+
+type Requests = Arc<Mutex<Vec<(String, String, Value)>>>;
+
+fn api_server() -> (kube::Client, Requests) {
+    use http_body_util::BodyExt as _;
+    let seen = Requests::default();
+    let noted = Arc::clone(&seen);
+    let service = tower::service_fn(move |request: http::Request<Body>| {
+        let noted = Arc::clone(&noted);
+        async move {
+            let (parts, body) = request.into_parts();
+            let body = body.collect().await?.to_bytes();
+            let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+            noted.lock().unwrap().push((parts.method.to_string(), parts.uri.path().to_owned(), body));
+            Ok::<_, tower::BoxError>(http::Response::new(Body::from(b"{}".to_vec())))
+        }
+    });
+    (kube::Client::new(service, "default"), seen)
+}
+
+/// A device, the actor that serves it, and what is between them.
+struct Bench {
+    context: Arc<Context>,
+    devices: Devices,
+    device: DeviceName,
+    session: DeviceSession,
+    sent: mpsc::UnboundedReceiver<(String, Vec<u8>)>,
+    api: Requests,
+    actor: JoinHandle<()>,
+    handle: Handle,
+    stop: Shutdown,
+    inboxes: u32,
+    curve: XKey,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let device: DeviceName = "pi-7".parse().unwrap();
+        let (own, fleet) = (XKey::new(), XKey::new());
+        let node = Enrollment {
+            device: device.clone(),
+            identity_key: KeyPair::new_user().public_key(),
+            curve_key: own.public_key(),
+            labels: BTreeMap::new(),
+            taint: true,
+            pod_cidr: None,
+            report_pod_ip: false,
+        }
+        .node();
+        let node = Arc::new(DeviceNode::parse(&node).unwrap());
+        let version = KeyVersion(1);
+        let public = XKey::from_public_key(&fleet.public_key()).unwrap();
+        let (client, api) = api_server();
+        let metrics = Arc::new(Metrics::new(&mut Registry::default()));
+        let tenure = Tenure::until(Instant::now() + Duration::from_secs(1_000_000));
+        let (wire, sent) = mpsc::unbounded_channel();
+        let context = Arc::new(Context {
+            settings: Settings {
+                node_address: "10.0.0.5".parse().unwrap(),
+                node_lease_duration: Duration::from_secs(40),
+                heartbeat_interval: INTERVAL,
+            },
+            keys: FleetKeys::new(BTreeMap::from([(version, fleet)])).unwrap(),
+            epoch: OwnerEpoch(3),
+            courier: Courier::new(Arc::new(Wire(wire)), tenure.clone()),
+            client: NodeClient::new(client, Gate::new(1000, 1000), tenure, Arc::clone(&metrics)),
+            pods: Pods::default(),
+            sets: DesiredSets::default(),
+            metrics,
+            started: Instant::now(),
+        });
+        let (inbox, inputs) = mpsc::channel(64);
+        let handle = Handle {
+            inbox,
+            node: watch::channel((node, 10_307)).0,
+            streams: Streams::default(),
+            connected: Arc::default(),
+        };
+        let devices = Devices::default();
+        devices.insert(device.clone(), handle.clone());
+        let stop = Shutdown::new();
+        let actor = Actor::new(Arc::clone(&context), &handle, inputs);
+        let actor = tokio::spawn(Box::pin(actor.run(stop.clone())));
+        let keys = FleetKeys::new(BTreeMap::from([(version, public)])).unwrap();
+        let curve = own.clone();
+        let session = DeviceSession::new(device.clone(), own, keys, OwnerEpoch(0));
+        Self { context, devices, device, session, sent, api, actor, handle, stop, inboxes: 0, curve }
+    }
+
+    fn subject(&self, verb: UpVerb) -> String {
+        Subject::Up(self.device.clone(), verb).to_string()
+    }
+
+    async fn give(&self, subject: &str, reply: Option<String>, payload: Vec<u8>) {
+        let subject = Subject::parse(subject).unwrap();
+        let message = Inbound { subject, reply, payload: payload.into() };
+        self.handle.inbox.send(Box::new(Input::Message(message))).await.unwrap();
+    }
+
+    fn inbox(&mut self) -> String {
+        self.inboxes += 1;
+        format!("{}.n{}", subject::inbox_prefix(&self.device), self.inboxes)
+    }
+
+    /// What the actor sent next.
+    async fn next(&mut self) -> (String, Vec<u8>) {
+        tokio::time::timeout(Duration::from_secs(120), self.sent.recv()).await.unwrap().unwrap()
+    }
+
+    async fn hello(&mut self, incarnation: Option<String>, set_digest: Digest) -> HelloReply {
+        let request = HelloRequest {
+            protocol: PROTOCOL,
+            agent_version: "0.1.0".to_owned(),
+            boot_id: "boot".to_owned(),
+            capabilities: Vec::new(),
+            incarnation,
+            desired: DesiredVersion::default(),
+            set_digest,
+            node: NodeStatus::default(),
+        };
+        let subject = self.subject(UpVerb::Hello);
+        let message = self.session.seal_hello(&subject, &request).unwrap();
+        let inbox = self.inbox();
+        self.give(&subject, Some(inbox.clone()), message).await;
+        let (to, answer) = self.next().await;
+        assert_eq!(to, inbox);
+        self.session.open_hello_reply::<Reply<HelloReply>>(&to, &answer).unwrap().into_result().unwrap()
+    }
+
+    async fn beat(&mut self, set_digest: Digest) {
+        let subject = self.subject(UpVerb::Heartbeat);
+        let beat = Heartbeat { set_digest, desired: DesiredVersion::default() };
+        let message = self.session.seal(&subject, &beat).unwrap().message;
+        self.give(&subject, None, message).await;
+    }
+
+    async fn request<A: DeserializeOwned>(&mut self, verb: UpVerb, body: &impl Serialize) -> Reply<A> {
+        let subject = self.subject(verb);
+        let sealed = self.session.seal(&subject, body).unwrap();
+        let inbox = self.inbox();
+        self.give(&subject, Some(inbox.clone()), sealed.message).await;
+        let (to, answer) = self.next().await;
+        assert_eq!(to, inbox);
+        let opened = self.session.open(&to, &answer).unwrap();
+        assert!(opened.header.session.is_none() || opened.header.answers == Some(sealed.counter));
+        opened.body().unwrap()
+    }
+
+    async fn requests(&self, wanted: usize) -> Vec<(String, String, Value)> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let seen = self.api.lock().unwrap().clone();
+            if seen.len() >= wanted || Instant::now() > deadline {
+                return seen;
+            }
+            // On the paused clock: lets everything run first.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn publish_pod(&self) -> (Arc<DesiredSet>, PodKey) {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "namespace": "web", "name": "front", "uid": "8a0b", "resourceVersion": "5",
+                          "deletionTimestamp": "2026-11-21T12:00:00Z" },
+            "spec": { "nodeName": "pi-7", "containers": [{ "name": "web" }] },
+        }))
+        .unwrap();
+        let uid: fleet_wire::name::PodUid = "8a0b".parse().unwrap();
+        let built = build(&pod, |_| crate::references::RefState::Pending, &BTreeMap::new()).unwrap();
+        self.context.pods.put(&self.device, &uid, Arc::new(pod));
+        let set = Arc::new(DesiredSet { bundles: BTreeMap::from([(uid.clone(), built)]) });
+        self.context.sets.publish(&self.device, Arc::clone(&set));
+        let key = PodKey { namespace: "web".parse().unwrap(), name: "front".parse().unwrap(), uid };
+        (set, key)
+    }
+
+    fn publish_nothing(&self) -> Digest {
+        let set = Arc::new(DesiredSet::default());
+        let digest = set.digest();
+        self.context.sets.publish(&self.device, set);
+        digest
+    }
+
+    fn counted(&self, verb: &'static str, result: &str) -> u64 {
+        let labels = crate::metrics::MessageLabels { verb, result: result.to_owned() };
+        self.context.metrics.messages.get_or_create(&labels).get()
+    }
+}
+
+fn stopped(key: &PodKey, phase: &str) -> StatusReport {
+    let status = PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() };
+    StatusReport {
+        node: None,
+        pods: vec![PodReport { key: key.clone(), revision: 4, status, stopped: true }],
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_becomes_ready_only_after_it_proved_that_it_got_the_answer() {
+    let mut bench = Bench::new();
+    let empty = bench.publish_nothing();
+    let reply = bench.hello(None, empty).await;
+    assert_eq!((reply.owner_epoch, reply.set_digest), (OwnerEpoch(3), empty));
+    assert!(bench.api.lock().unwrap().is_empty(), "a hello alone, perhaps replayed, writes nothing");
+    assert!(!bench.handle.is_connected());
+
+    bench.beat(empty).await;
+    let requests = bench.requests(2).await;
+    let lease = requests.iter().find(|(_, path, _)| path.ends_with("/leases")).unwrap();
+    assert_eq!((lease.0.as_str(), &lease.2["spec"]["holderIdentity"]), ("POST", &json!("pi-7")));
+    let status = requests.iter().find(|(_, path, _)| path == "/api/v1/nodes/pi-7/status").unwrap();
+    assert_eq!(status.2["metadata"]["annotations"][fleet_wire::enrollment::INCARNATION], reply.incarnation);
+    assert!(bench.handle.is_connected());
+    assert_eq!(bench.context.metrics.devices_connected.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_are_pushed_and_a_sync_brings_what_is_missing() {
+    let mut bench = Bench::new();
+    let empty = bench.publish_nothing();
+    bench.hello(None, empty).await;
+    bench.beat(empty).await;
+    bench.requests(2).await;
+
+    let (set, key) = bench.publish_pod();
+    let (subject, message) = bench.next().await;
+    assert_eq!(subject, Subject::Down(bench.device.clone(), DownVerb::Changed).to_string());
+    let delta: Delta = bench.session.open(&subject, &message).unwrap().body().unwrap();
+    assert_eq!(delta.upsert[0].uid, key.uid);
+    assert_eq!(delta.set_digest, set.digest());
+
+    let sync = SyncRequest { have: BTreeMap::new(), desired: DesiredVersion::default() };
+    let Reply::Ok(synced) = bench.request::<Delta>(UpVerb::Sync, &sync).await else { panic!("refused") };
+    assert_eq!(synced.version, delta.version);
+    let body = synced.upsert[0].body.as_ref().unwrap();
+    assert_eq!(Digest::of(body.get().as_bytes()), synced.upsert[0].digest);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_between_hello_and_its_confirmation_is_not_lost() {
+    let mut bench = Bench::new();
+    let empty = bench.publish_nothing();
+    bench.hello(None, empty).await;
+    let (set, _) = bench.publish_pod();
+    bench.beat(empty).await;
+    let (subject, message) = bench.next().await;
+    let hint: Delta = bench.session.open(&subject, &message).unwrap().body().unwrap();
+    assert_eq!(hint.set_digest, set.digest());
+    assert!(hint.upsert.is_empty(), "what the device holds is not known: it syncs");
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_the_set_is_known_a_device_keeps_what_it_has() {
+    let mut bench = Bench::new();
+    let own = Digest::of(b"whatever it holds");
+    let reply = bench.hello(None, own).await;
+    assert_eq!(reply.set_digest, own);
+    bench.beat(own).await;
+    let sync = SyncRequest { have: BTreeMap::new(), desired: DesiredVersion::default() };
+    let refused = bench.request::<Delta>(UpVerb::Sync, &sync).await.into_result().unwrap_err();
+    assert_eq!(refused.code, RefusalCode::Unavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_pod_gets_its_last_status_and_is_deleted_by_uid() {
+    let mut bench = Bench::new();
+    let (set, key) = bench.publish_pod();
+    bench.hello(None, set.digest()).await;
+    let ack = bench
+        .request::<StatusAck>(UpVerb::Status, &stopped(&key, "Succeeded"))
+        .await
+        .into_result()
+        .unwrap();
+    assert_eq!((ack.pods[0].revision, &ack.pods[0].outcome), (4, &Outcome::Gone));
+    let requests = bench.requests(4).await;
+    let of_pod: Vec<_> = requests.iter().filter(|(_, path, _)| path.contains("/pods/front")).collect();
+    assert_eq!(of_pod[0].0, "PATCH");
+    assert_eq!(of_pod[0].2["status"]["phase"], "Succeeded");
+    assert_eq!(of_pod[1].0, "DELETE");
+    assert_eq!(of_pod[1].2["preconditions"]["uid"], "8a0b");
+    assert_eq!(of_pod[1].2["gracePeriodSeconds"], 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_of_another_device_or_of_nobody_is_gone() {
+    let mut bench = Bench::new();
+    let empty = bench.publish_nothing();
+    bench.hello(None, empty).await;
+    let key = PodKey {
+        namespace: "web".parse().unwrap(),
+        name: "front".parse().unwrap(),
+        uid: "foreign".parse().unwrap(),
+    };
+    let ack = bench
+        .request::<StatusAck>(UpVerb::Status, &stopped(&key, "Running"))
+        .await
+        .into_result()
+        .unwrap();
+    assert_eq!(ack.pods[0].outcome, Outcome::Gone);
+    assert!(bench.api.lock().unwrap().iter().all(|(_, path, _)| !path.contains("/pods/")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_session_is_said_and_a_new_hello_repairs_it() {
+    let mut bench = Bench::new();
+    let empty = bench.publish_nothing();
+    bench.hello(None, empty).await;
+    bench.beat(empty).await;
+    bench.requests(2).await;
+
+    // Another actor, as after a restart: it knows nothing of the session.
+    let old = std::mem::replace(&mut bench.session, DeviceSession::new(
+        bench.device.clone(), bench.curve.clone(), FleetKeys::new(BTreeMap::from([(KeyVersion(1),
+            XKey::from_public_key(&bench.context.keys.public()[&KeyVersion(1)]).unwrap())])).unwrap(), OwnerEpoch(3)));
+    bench.hello(Some("1.x".to_owned()), empty).await;
+    bench.beat(empty).await;
+    std::mem::swap(&mut bench.session, &mut { old });
+    let sync = SyncRequest { have: BTreeMap::new(), desired: DesiredVersion::default() };
+    let refused = bench.request::<Delta>(UpVerb::Sync, &sync).await.into_result().unwrap_err();
+    assert_eq!(refused.code, RefusalCode::UnknownSession);
+
+    bench.beat(empty).await;
+    let (subject, message) = bench.next().await;
+    assert_eq!(subject, Subject::Down(bench.device.clone(), DownVerb::Rehello).to_string());
+    let opened = bench.session.open(&subject, &message).unwrap();
+    assert!(opened.header.session.is_none());
+    bench.beat(empty).await;
+    bench.hello(Some("9.y".to_owned()), empty).await;
+    assert!(bench.sent.try_recv().is_err(), "it was asked once, not for every heartbeat");
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_messages_are_counted_and_never_answered_elsewhere() {
+    let mut bench = Bench::new();
+    let empty = bench.publish_nothing();
+    bench.hello(None, empty).await;
+    let status = bench.subject(UpVerb::Status);
+    let beat_subject = bench.subject(UpVerb::Heartbeat);
+
+    let foreign = bench.session.seal(&status, &StatusReport::default()).unwrap().message;
+    bench.give(&status, Some("_INBOX.pi-8.x".to_owned()), foreign).await;
+    bench.give(&status, Some("fleet.v1.0.pi-8.down.changed".to_owned()), b"HF garbage".to_vec()).await;
+    bench.give(&status, None, b"garbage".to_vec()).await;
+    bench.give(&status, None, vec![b'x'; fleet_wire::envelope::MAX_MESSAGE + 1]).await;
+    let beat = Heartbeat { set_digest: empty, desired: DesiredVersion::default() };
+    let once = bench.session.seal(&beat_subject, &beat).unwrap().message;
+    bench.give(&beat_subject, None, once.clone()).await;
+    bench.give(&beat_subject, None, once.clone()).await;
+    bench.give(&status, None, once).await;
+    let malformed = bench.request::<StatusAck>(UpVerb::Status, &json!({ "pods": 3 })).await;
+    assert_eq!(malformed.into_result().unwrap_err().code, RefusalCode::Malformed);
+    let unknown = bench.request::<Value>(UpVerb::Unknown("dance".to_owned()), &json!({})).await;
+    assert_eq!(unknown.into_result().unwrap_err().code, RefusalCode::UnknownVerb);
+
+    assert_eq!(bench.counted("status", "ForeignReply"), 2);
+    assert_eq!(bench.counted("status", "Format"), 1);
+    assert_eq!(bench.counted("status", "TooLarge"), 1);
+    assert_eq!(bench.counted("heartbeat", "Ok"), 1);
+    assert_eq!(bench.counted("heartbeat", "Replayed"), 1);
+    assert_eq!(bench.counted("status", "Binding"), 1);
+    assert!(bench.sent.try_recv().is_err(), "nothing went out but the answers");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_device_loses_its_lease_and_returns_at_once() {
+    let mut bench = Bench::new();
+    let empty = bench.publish_nothing();
+    bench.hello(None, empty).await;
+    bench.beat(empty).await;
+    bench.requests(2).await;
+    tokio::time::sleep(INTERVAL * 4).await;
+    assert!(!bench.handle.is_connected());
+    let before = bench.api.lock().unwrap().len();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(bench.api.lock().unwrap().len(), before, "nothing is written for a silent device");
+
+    bench.beat(empty).await;
+    let after = bench.requests(before + 1).await;
+    assert!(after[before..].iter().any(|(_, path, _)| path.contains("leases")));
+    assert!(bench.handle.is_connected());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_incarnation_is_a_condition_and_an_event() {
+    let mut bench = Bench::new();
+    let empty = bench.publish_nothing();
+    let first = bench.hello(None, empty).await;
+    bench.beat(empty).await;
+    let second = bench.hello(Some(first.incarnation.clone()), empty).await;
+    bench.beat(empty).await;
+    bench.requests(3).await;
+    assert_ne!(first.incarnation, second.incarnation);
+
+    bench.hello(Some(first.incarnation), empty).await;
+    bench.beat(empty).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let requests = bench.api.lock().unwrap().clone();
+    let event = requests.iter().find(|(_, path, _)| path.ends_with("/events")).unwrap();
+    assert_eq!(event.2["reason"], "IdentityConflict");
+    let last = requests.iter().rfind(|(_, path, _)| path.ends_with("/nodes/pi-7/status")).unwrap();
+    assert_eq!(last.2["status"]["conditions"][0]["type"], "IdentityConflict");
+    assert_eq!(last.2["status"]["conditions"][0]["status"], "True");
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_are_answered_and_frames_find_their_stream() {
+    let mut bench = Bench::new();
+    let empty = bench.publish_nothing();
+    let id: RequestId = "q1".parse().unwrap();
+    let early = bench.devices.open_stream(&bench.device, id.clone());
+    assert!(matches!(early, Err(DownError::NotConnected { .. })));
+    bench.hello(None, empty).await;
+    bench.beat(empty).await;
+    bench.requests(2).await;
+
+    let mut stream = bench.devices.open_stream(&bench.device, id.clone()).unwrap();
+    let (devices, device) = (bench.devices.clone(), bench.device.clone());
+    let asked = id.clone();
+    let question = tokio::spawn(async move {
+        devices
+            .request::<_, Value>(&device, DownVerb::Logs, &asked, &json!({ "tail": 1 }), INTERVAL)
+            .await
+    });
+    let (subject, message) = bench.next().await;
+    assert_eq!(subject, Subject::Down(bench.device.clone(), DownVerb::Logs).to_string());
+    let body: Value = bench.session.open(&subject, &message).unwrap().body().unwrap();
+    assert_eq!(body["tail"], 1);
+    let answer = Subject::Answer(bench.device.clone(), id.clone()).to_string();
+    let sealed = bench.session.seal(&answer, &Reply::Ok(json!({ "open": true }))).unwrap().message;
+    bench.give(&answer, None, sealed).await;
+    assert_eq!(question.await.unwrap().unwrap(), json!({ "open": true }));
+
+    let up = Subject::Stream(bench.device.clone(), id.clone(), subject::Leg::Up).to_string();
+    let data = Frame::Data { offset: 0, bytes: b"line\n".to_vec() };
+    let sealed = bench.session.seal_frame(&up, 1, &data.encode()).unwrap();
+    bench.give(&up, None, sealed.clone()).await;
+    assert_eq!(stream.recv().await, Some(data));
+
+    stream.send(Frame::Ping).await.unwrap();
+    let (subject, message) = bench.next().await;
+    let frame = bench.session.open_frame(&subject, &message).unwrap();
+    assert_eq!(Frame::decode(frame.bytes().unwrap()).unwrap(), Frame::Ping);
+
+    drop(stream);
+    bench.give(&up, None, sealed).await;
+    let (subject, message) = bench.next().await;
+    let frame = bench.session.open_frame(&subject, &message).unwrap();
+    assert_eq!(Frame::decode(frame.bytes().unwrap()).unwrap(), Frame::Cancel, "nobody reads it any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_ends_with_its_node_and_its_streams_too() {
+    let mut bench = Bench::new();
+    let empty = bench.publish_nothing();
+    bench.hello(None, empty).await;
+    bench.beat(empty).await;
+    bench.requests(2).await;
+    let mut stream = bench.devices.open_stream(&bench.device, RequestId::random()).unwrap();
+    bench.handle.inbox.send(Box::new(Input::End)).await.unwrap();
+    (&mut bench.actor).await.unwrap();
+    assert_eq!(stream.recv().await, None);
+    assert_eq!(bench.context.metrics.devices_connected.get(), 0);
+    bench.stop.trigger();
+}

@@ -1,0 +1,81 @@
+use fleet_wire::name::PodKey;
+
+use super::*;
+
+fn device() -> DeviceName {
+    "pi-7".parse().unwrap()
+}
+
+fn record() -> EventRecord {
+    EventRecord {
+        id: "17".to_owned(),
+        pod: Some(PodKey {
+            namespace: "web".parse().unwrap(),
+            name: "front-x2".parse().unwrap(),
+            uid: "8a0b".parse().unwrap(),
+        }),
+        container: Some("nginx".parse().unwrap()),
+        type_: EventType::Warning,
+        reason: "BackOff".to_owned(),
+        message: "Back-off restarting failed container".to_owned(),
+        count: 3,
+        first: 1_700_000_000_000,
+        last: 1_700_000_060_000,
+    }
+}
+
+#[test]
+fn an_event_of_a_container_looks_like_a_kubelets() {
+    let event = event(&device(), &record(), SignedDuration::ZERO);
+    let name = event["metadata"]["name"].as_str().unwrap();
+    assert!(name.starts_with("front-x2.") && name.len() == "front-x2.".len() + 16, "{name}");
+    assert_eq!(event["metadata"]["namespace"], "web");
+    assert_eq!(event["involvedObject"]["fieldPath"], "spec.containers{nginx}");
+    assert_eq!(event["involvedObject"]["uid"], "8a0b");
+    assert_eq!(event["source"], json!({ "component": "kubelet", "host": "pi-7" }));
+    assert_eq!(event["reportingComponent"], "device-kubelet");
+    assert_eq!(event["count"], 3);
+    assert_eq!(event["firstTimestamp"], "2023-11-14T22:13:20Z");
+    let typed: k8s_openapi::api::core::v1::Event = serde_json::from_value(event).unwrap();
+    assert_eq!(typed.type_.as_deref(), Some("Warning"));
+}
+
+#[test]
+fn the_name_follows_from_device_and_id_alone() {
+    let again = EventRecord { count: 9, message: "other".to_owned(), ..record() };
+    assert_eq!(name(&device(), &record()), name(&device(), &again));
+    let next = EventRecord { id: "18".to_owned(), ..record() };
+    assert_ne!(name(&device(), &record()), name(&device(), &next));
+    assert_ne!(name(&device(), &record()), name(&"pi-8".parse().unwrap(), &record()));
+}
+
+#[test]
+fn a_node_is_its_own_uid_in_the_default_namespace() {
+    let event = event(&device(), &EventRecord { pod: None, container: None, ..record() }, SignedDuration::ZERO);
+    assert_eq!(event["involvedObject"], json!({ "kind": "Node", "name": "pi-7", "uid": "pi-7" }));
+    assert_eq!(event["metadata"]["namespace"], "default");
+}
+
+#[test]
+fn times_of_a_device_whose_clock_is_off_are_corrected() {
+    let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
+    let hour_slow = now.as_millisecond() - 3_600_000;
+    let offset = clock_offset(hour_slow, now);
+    assert_eq!(offset, SignedDuration::from_hours(1));
+    let record = EventRecord { first: hour_slow - 60_000, last: hour_slow, ..record() };
+    let event = event(&device(), &record, offset);
+    assert_eq!(event["firstTimestamp"], "2026-11-21T11:59:00Z");
+    assert_eq!(event["lastTimestamp"], "2026-11-21T12:00:00Z");
+    assert_eq!(clock_offset(now.as_millisecond() - 900, now), SignedDuration::ZERO);
+    assert_eq!(clock_offset(i64::MAX, now), SignedDuration::ZERO);
+}
+
+#[test]
+fn long_names_and_messages_are_cut() {
+    let mut record = record();
+    record.pod.as_mut().unwrap().name = format!("{}.b", "a".repeat(63)).repeat(1).parse().unwrap();
+    record.message = "ä".repeat(4000);
+    let event = event(&device(), &record, SignedDuration::ZERO);
+    assert!(event["metadata"]["name"].as_str().unwrap().len() <= 253);
+    assert!(event["message"].as_str().unwrap().len() <= MAX_MESSAGE);
+}

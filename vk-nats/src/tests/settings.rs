@@ -1,0 +1,85 @@
+use super::*;
+
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Self {
+        let files = Self(tempfile::tempdir().unwrap());
+        files.write("user.nk", &nkeys::KeyPair::new_user().seed().unwrap());
+        files.write("1.nk", &nkeys::XKey::new().seed().unwrap());
+        files
+    }
+
+    fn write(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    fn flags(&self) -> Flags {
+        let path = |name: &str| Some(self.0.path().join(name));
+        Flags {
+            identity: Some("vk-0".to_owned()),
+            nats_url: Some("nats://10.0.0.1:4222".to_owned()),
+            nats_seed_file: path("user.nk"),
+            fleet_key_files: Some(vec![self.0.path().join("1.nk")]),
+            node_address: Some("10.0.0.5".to_owned()),
+            serving_cert_file: path("tls.crt"),
+            serving_key_file: path("tls.key"),
+            ..Flags::default()
+        }
+    }
+}
+
+fn refusal(flags: Flags) -> String {
+    flags.check().unwrap_err().to_string()
+}
+
+#[test]
+fn a_minimal_setup_has_the_defaults() {
+    let files = Files::new();
+    let settings = files.flags().check().unwrap();
+    assert_eq!(settings.namespace, "harmony-fleet");
+    assert_eq!(settings.node_port_range.size(), 10_000);
+    assert_eq!(settings.node_lease_duration, Duration::from_secs(40));
+    assert_eq!(settings.fleet_keys.newest().0, KeyVersion(1));
+}
+
+#[test]
+fn a_wrong_setting_is_named_with_its_value_and_what_was_expected() {
+    let files = Files::new();
+    let address = refusal(Flags { node_address: Some("pi".into()), ..files.flags() });
+    assert!(address.contains("node-address") && address.contains("pi") && address.contains("IP address"));
+    let loopback = refusal(Flags { node_address: Some("127.0.0.1".into()), ..files.flags() });
+    assert!(loopback.contains("no loopback"), "{loopback}");
+    let range = refusal(Flags { node_port_range: Some("9-1".into()), ..files.flags() });
+    assert!(range.contains("node-port-range"), "{range}");
+    let missing = refusal(Flags { nats_url: None, ..files.flags() });
+    assert!(missing.contains("nats-url"), "{missing}");
+    let lease = refusal(Flags { node_lease_duration: Some(Seconds(5)), ..files.flags() });
+    assert!(lease.contains("node-lease-duration"), "{lease}");
+}
+
+#[test]
+fn key_files_are_named_by_version_and_their_content_never_shows() {
+    let files = Files::new();
+    let named = files.write("curve.nk", "SX");
+    let refused = refusal(Flags { fleet_key_files: Some(vec![named]), ..files.flags() });
+    assert!(refused.contains("<version>.nk"), "{refused}");
+    let garbage = files.write("2.nk", "SXGARBAGEGARBAGE");
+    let refused = refusal(Flags { fleet_key_files: Some(vec![garbage]), ..files.flags() });
+    assert!(refused.contains("fleet-key-files") && !refused.contains("GARBAGEGARBAGE"), "{refused}");
+}
+
+#[test]
+fn the_file_knows_every_flag_and_nothing_else() {
+    let files = Files::new();
+    let file = files.write("vk.toml", "namespace = \"fleet\"\nnode-lease-duration = 30\n");
+    let flags = Flags { namespace: Some("mine".to_owned()), ..Flags::default() };
+    let merged = fleet_daemon::settings::merge(Some(&file), flags).unwrap();
+    assert_eq!(merged.namespace.as_deref(), Some("mine"));
+    assert_eq!(merged.node_lease_duration, Some(Seconds(30)));
+    let file = files.write("typo.toml", "namespase = \"fleet\"\n");
+    let refused = fleet_daemon::settings::merge(Some(&file), Flags::default()).unwrap_err();
+    assert!(refused.to_string().contains("namespase"));
+}
