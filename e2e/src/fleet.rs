@@ -129,9 +129,8 @@ impl Fleet {
     /// As [`Fleet::up`].
     pub async fn up_in(folder: &Path, id: &str, owner: Owner, options: FleetOptions) -> Result<Self> {
         ledger::require_ground()?;
-        let state = binaries::state()?;
-        let lock = ledger::lock(&state).await?;
-        ledger::prune(&state.join("runs")).await?;
+        let lock = ledger::lock().await?;
+        ledger::prune(&binaries::state()?.join("runs")).await?;
         ledger::remove(folder).await?;
         ledger::claim(folder, &owner)?;
         let network = Network::choose(id).await?;

@@ -15,7 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
-use crate::netns::Network;
+use crate::netns::{Network, VOLATILE};
 use crate::podman;
 use crate::process::{Identity, Record, read_json, write_json};
 
@@ -33,13 +33,13 @@ pub enum Owner {
 #[derive(Debug)]
 pub struct Lock(#[allow(dead_code, reason = "dropping the file releases the lock")] File);
 
-/// Waits for the lock over all fleets of this user.
+/// Waits for the lock over all fleets of this machine, whoever's state folder they use.
 ///
 /// # Errors
-/// When the state folder cannot be written.
-pub async fn lock(state: &Path) -> Result<Lock> {
-    fs::create_dir_all(state).with_context(|| format!("cannot make {}", state.display()))?;
-    let file = File::create(state.join("lock"))?;
+/// When `/run` cannot be written.
+pub async fn lock() -> Result<Lock> {
+    fs::create_dir_all(VOLATILE).with_context(|| format!("cannot make {VOLATILE}"))?;
+    let file = File::create(Path::new(VOLATILE).join("lock"))?;
     let file =
         tokio::task::spawn_blocking(move || flock(&file, FlockOperation::LockExclusive).map(|()| file));
     Ok(Lock(file.await??))

@@ -21,6 +21,8 @@ use tokio::process::Command;
 use crate::answer::{self, Answer};
 use crate::nats::PORT as NATS_PORT;
 
+/// The folder for what lies in memory, of all fleets.
+pub const VOLATILE: &str = "/run/harmony-fleet";
 /// The first two bytes of every fleet's /24; the third is the fleet's number.
 const PREFIX: [u8; 2] = [10, 213];
 /// The last byte of the root namespace's address.
@@ -126,7 +128,7 @@ impl Network {
     /// The folder for what of the fleet lies in memory.
     #[must_use]
     pub fn volatile(&self) -> PathBuf {
-        PathBuf::from("/run/harmony-fleet").join(&self.id)
+        PathBuf::from(VOLATILE).join(&self.id)
     }
 
     /// The address of API server and NATS server.
