@@ -96,6 +96,9 @@ mod tests {
     }
 
     proptest! {
+        // Each case writes megabytes of JSON.
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
         #[test]
         fn every_report_travels_once_in_order_and_in_a_message_that_fits(
             sizes in proptest::collection::vec(0usize..100_000, 0..20),

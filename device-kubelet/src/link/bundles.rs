@@ -50,7 +50,7 @@ impl BundleError {
 }
 
 /// Makes a change of a delta. Bundles that could not be had are left out and returned as errors: what did
-/// arrive is not held up, and the digest of the set betrays what is missing.
+/// arrive is applied, and the digest of the set betrays what is missing.
 pub async fn complete(channel: &Channel, delta: Delta) -> (DesiredChange, Vec<BundleError>) {
     let mut upsert = Vec::with_capacity(delta.upsert.len());
     let mut errors = Vec::new();

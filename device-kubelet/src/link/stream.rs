@@ -31,14 +31,14 @@ use tracing::Instrument as _;
 
 use super::{
     channel::{Channel, RequestError},
-    window::SendWindow,
+    window::{BUFFER, SendWindow},
 };
 use crate::{
     logs::{self, LogOptions},
     pods::Pods,
 };
 
-/// Most streams at a time; each may keep [`super::window::BUFFER`] bytes.
+/// Most streams at a time; each may keep [`BUFFER`] bytes.
 const MOST: usize = 16;
 /// Most streams that linger after they were delivered; they keep nothing.
 const MOST_LINGERING: usize = 256;
@@ -228,8 +228,12 @@ impl Writer {
         let mut rest = Bytes::new();
         let mut at_end = false;
         loop {
-            let take = rest.len().min(self.window.room());
-            self.window.push(&rest.split_to(take));
+            let room = self.window.room();
+            if rest.len() <= room || room == BUFFER {
+                // In one piece, unless it is larger than all that can be kept.
+                let take = rest.len().min(room);
+                self.window.push(&rest.split_to(take));
+            }
             if at_end && rest.is_empty() {
                 self.window.finish(None);
             }

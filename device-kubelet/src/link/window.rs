@@ -69,7 +69,13 @@ impl SendWindow {
     pub fn next_frame(&mut self, now: Instant) -> Option<Frame> {
         let start = usize::try_from(self.sent - self.acknowledged).unwrap_or(usize::MAX);
         let granted = usize::try_from(self.limit.saturating_sub(self.sent)).unwrap_or(usize::MAX);
-        let length = self.kept.len().saturating_sub(start).min(granted).min(MAX_CHUNK);
+        let available = self.kept.len().saturating_sub(start).min(MAX_CHUNK);
+        let length = available.min(granted);
+        if length < available && self.sent > self.acknowledged {
+            // A crumb of credit would make a crumb of a frame: the rest of the grant comes with the next
+            // acknowledgement.
+            return None;
+        }
         if length > 0 {
             if self.sent == self.acknowledged {
                 // Nothing was on its way: the wait for an acknowledgement begins here.

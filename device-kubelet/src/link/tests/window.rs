@@ -186,3 +186,16 @@ fn the_buffer_is_bounded_and_resending_slows_down() {
     }
     assert_eq!(pauses, [2, 4, 8, 16, 30, 30]);
 }
+
+#[test]
+fn a_crumb_of_credit_is_not_used_while_something_is_on_its_way() {
+    let now = Instant::now();
+    let mut window = SendWindow::new(MAX_CHUNK as u64 + 10, now);
+    window.push(&vec![1; 2 * MAX_CHUNK]);
+    assert!(
+        matches!(window.next_frame(now), Some(Frame::Data { offset: 0, bytes }) if bytes.len() == MAX_CHUNK)
+    );
+    assert_eq!(window.next_frame(now), None);
+    window.credit(MAX_CHUNK as u64, MAX_CHUNK as u64 + 10, now);
+    assert_eq!(window.next_frame(now), Some(Frame::Data { offset: MAX_CHUNK as u64, bytes: vec![1; 10] }));
+}
