@@ -11,6 +11,7 @@
 //!
 //! ```text
 //! podman.rs      the runtime trait: which requests in which order
+//!  ├ images      the same, for images
 //!  ├ spec        specification → body of a create              (pure)
 //!  ├ answer      answer → what the trait returns               (pure)
 //!  ├ labels      what is ours, and whose it is                 (pure)
@@ -23,6 +24,7 @@
 
 mod answer;
 mod exits;
+mod images;
 mod labels;
 mod libpod;
 mod oom;
@@ -47,9 +49,7 @@ use jiff::Timestamp;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{
-    answer::{
-        Created, FailedStart, InspectedContainer, InspectedImage, ListedContainer, ListedImage, ListedPod,
-    },
+    answer::{Created, FailedStart, InspectedContainer, ListedContainer, ListedPod},
     labels::HostNamespaces,
     libpod::{Fault, Libpod, query},
     oom::PodCgroups,
@@ -59,7 +59,7 @@ use self::{
 };
 use super::{
     Container, ContainerId, ContainerSpec, Image, RegistryAuth, Result, Runtime, RuntimeError, RuntimeEvent,
-    Sandbox, SandboxId, SandboxSpec, reference,
+    Sandbox, SandboxId, SandboxSpec,
 };
 
 /// For answers that Podman gives from its database.
@@ -442,51 +442,6 @@ impl Inner {
         };
         // The kernel's own word, if it came meanwhile, is better than Podman's.
         Ok(*self.known().oom_killed.entry(container.to_owned()).or_insert(killed))
-    }
-
-    async fn image_status(&self, image: &str) -> Result<Option<Image>> {
-        if !reference::is_plausible(image) {
-            return Ok(None);
-        }
-        // `sha256:…` is how we name ids; libpod wants the bare digits.
-        let name = image.strip_prefix("sha256:").unwrap_or(image);
-        match self.libpod.get(&format!("/images/{name}/json"), READ_LIMIT).await {
-            Ok(answer) => {
-                let image = answer.json::<InspectedImage>();
-                Ok(Some(image.map_err(|fault| self.error("look at an image", fault))?.into()))
-            }
-            Err(fault) if fault.is_not_found() => Ok(None),
-            Err(fault) => Err(self.error(format!("look at image {image}"), fault)),
-        }
-    }
-
-    async fn pull_image(&self, image: &str, auth: Option<RegistryAuth>) -> Result<String> {
-        let operation = || format!("pull image {image:?}");
-        if !reference::is_plausible(image) {
-            return Err(RuntimeError::Refused {
-                operation: operation(),
-                message: "invalid reference format".to_owned(),
-            });
-        }
-        let id = self
-            .verbs
-            .pull(&reference::normalized(image), auth)
-            .await
-            .map_err(|fault| self.error(operation(), fault))?;
-        Ok(answer::image_id(&id))
-    }
-
-    async fn list_images(&self) -> Result<Vec<Image>> {
-        let operation = "list images";
-        let refused = |fault| self.error(operation, fault);
-        let answer = self.libpod.get("/images/json", READ_LIMIT).await.map_err(refused)?;
-        let listed: Vec<ListedImage> = answer.json().map_err(refused)?;
-        stream::iter(listed)
-            .map(async |image| self.image_status(&image.id).await)
-            .buffered(INSPECTS)
-            .try_filter_map(async |image| Ok(image))
-            .try_collect()
-            .await
     }
 }
 

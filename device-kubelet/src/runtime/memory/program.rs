@@ -53,9 +53,7 @@ impl Program {
         match (name, &argv[..]) {
             (name, [path, ..]) if name.contains("does-not-exist") => Err(not_found(path)),
             ("sh", [_, "-c", script]) => Ok(shell(script)),
-            (_, rest) => {
-                Ok(statement(&rest.join(" ")).map_or_else(Self::forever, |steps| Self::ending(steps)))
-            }
+            (_, rest) => Ok(statement(&rest.join(" ")).map_or_else(Self::forever, Self::ending)),
         }
     }
 

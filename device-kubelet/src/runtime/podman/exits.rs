@@ -9,11 +9,11 @@
 //! # What else was tried
 //! Measured with Podman 4.3.1 on two cores, three pods running, nothing happening:
 //!
-//! | way | CPU of Podman's service | memory | delay after the exit file |
+//! | way | CPU of Podman's service | memory | after the exit file, median of 8 |
 //! |---|---|---|---|
-//! | this | 0 (the service may even end when started by its socket) | one descriptor | < 1 ms |
-//! | `GET /events?stream=true` | 0.3 % of a core, 0.15 % of it its own housekeeping | the service stays: 48 MB | about 100 ms: the event is written by Podman's clean-up process |
-//! | pidfd of each conmon | 0 | a descriptor and an inspect for each container | about 100 ms: conmon waits for the clean-up |
+//! | this | 0.15 % of a core, its own housekeeping; 0 when started by its socket, for it ends | one descriptor | at once |
+//! | `GET /events?stream=true` | 0.3 % | the service stays: 48 MB | 110 ms: Podman's clean-up process writes the event |
+//! | pidfd of each conmon | as the first | a descriptor and an inspect for each container | 130 ms: conmon waits for the clean-up |
 //!
 //! The event stream is what remains when the directory cannot be seen (the agent in a container of its own,
 //! a conmon with other arguments).
