@@ -144,7 +144,9 @@ impl NodeClient {
             .header(header::ACCEPT, JSON)
             .header(IMPERSONATE_USER, node_user(device))
             .body(Body::from(call.body))
-            .map_err(|error| ApiError::Invalid { message: format!("the request cannot be built: {error}") })?;
+            .map_err(|error| ApiError::Invalid {
+                message: format!("the request cannot be built: {error}"),
+            })?;
         let response = self.client.send(request).await.map_err(|error| ApiError::Unavailable {
             message: format!("the API server cannot be reached: {error}"),
         })?;
@@ -182,7 +184,6 @@ impl NodeClient {
         )
     }
 }
-
 
 #[cfg(test)]
 #[path = "tests/identity.rs"]

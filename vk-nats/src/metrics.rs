@@ -78,14 +78,22 @@ impl Metrics {
             "Devices with a live session from which heartbeats arrive",
             metrics.devices_connected.clone(),
         );
-        registry.register("devices_enrolled", "Devices that have a valid Node", metrics.devices_enrolled.clone());
+        registry.register(
+            "devices_enrolled",
+            "Devices that have a valid Node",
+            metrics.devices_enrolled.clone(),
+        );
         registry.register("messages", "Messages from devices by verb and result", metrics.messages.clone());
         registry.register(
             "queue_drops",
             "Messages dropped because the queue of their device was full",
             metrics.queue_drops.clone(),
         );
-        registry.register("strangers", "Messages from devices that are not enrolled", metrics.strangers.clone());
+        registry.register(
+            "strangers",
+            "Messages from devices that are not enrolled",
+            metrics.strangers.clone(),
+        );
         registry.register(
             "reference_watches",
             "Open watches of ConfigMaps and Secrets",

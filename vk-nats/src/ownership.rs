@@ -7,8 +7,11 @@
 //! ```
 //!
 //! An owner that cannot renew stops sending before its lease expires: everything that goes out asks
-//! [`Tenure::holds`] first, and the answer depends on a deadline, not on a task that might hang. One owner
-//! has all shards for now; with several, the same Lease will hold the membership.
+//! [`Tenure::holds`] first, and the answer depends on a deadline, not on a task that might hang. While the
+//! API server is away nobody else can take the Lease either, so the owner keeps trying; if nobody wrote it
+//! meanwhile (resourceVersion), it goes on where it was. It ends when somebody did, or after
+//! [`GIVE_UP_AFTER`]. One owner has all shards for now; with several, the same Lease will hold the
+//! membership.
 
 mod claim;
 
@@ -28,10 +31,12 @@ use claim::{Claim, Sighting, decide};
 /// Name of the Lease in the fleet's namespace.
 pub const LEASE_NAME: &str = "vk-nats";
 /// How long an owner is believed to live after its last renewal.
-pub const LEASE_DURATION: Duration = Duration::from_secs(15);
+pub const LEASE_DURATION: Duration = Duration::from_secs(30);
 /// How long before its lease expires an owner stops sending.
 const MARGIN: Duration = Duration::from_secs(5);
-const RENEW_EVERY: Duration = Duration::from_secs(4);
+/// How long an owner that does not send any more tries to renew.
+pub const GIVE_UP_AFTER: Duration = Duration::from_secs(300);
+const RENEW_EVERY: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Why the fleet cannot be owned (any more).
@@ -113,8 +118,13 @@ impl Ownership {
     ///
     /// # Errors
     /// When the Lease is lost.
-    pub async fn keep(mut self, shutdown: fleet_daemon::shutdown::Shutdown) -> Result<(), OwnershipError> {
+    pub async fn keep(
+        mut self,
+        shutdown: fleet_daemon::shutdown::Shutdown,
+        check: fleet_daemon::health::CheckHandle,
+    ) -> Result<(), OwnershipError> {
         let mut last_error = String::new();
+        check.ready();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => {
@@ -127,6 +137,7 @@ impl Ownership {
             match tokio::time::timeout(RENEW_EVERY, self.renew()).await {
                 Ok(Ok(())) => {
                     self.deadline.send_replace(began + LEASE_DURATION - MARGIN);
+                    check.ready();
                 }
                 Ok(Err(RenewError::Taken(holder))) => {
                     self.deadline.send_replace(began);
@@ -135,8 +146,13 @@ impl Ownership {
                 Ok(Err(RenewError::Api(error))) => last_error = error.to_string(),
                 Err(_) => last_error = "the API server did not answer".to_owned(),
             }
-            if Instant::now() >= *self.deadline.borrow() {
+            let expired = Instant::now().saturating_duration_since(*self.deadline.borrow());
+            if expired >= GIVE_UP_AFTER {
                 return Err(OwnershipError::Expired { message: last_error });
+            }
+            if !expired.is_zero() {
+                check
+                    .not_ready(format!("the owner's Lease cannot be renewed, nothing is sent: {last_error}"));
             }
         }
     }

@@ -82,15 +82,13 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
     .await?;
     tasks.spawn("nats-check", follow_nats(nats.clone(), nats_check, shutdown.clone()));
 
-    owner_check.not_ready("waiting for the owner's Lease");
     let ownership = tokio::select! {
         ownership = Ownership::acquire(client.clone(), &settings.namespace, &settings.identity) => ownership,
         () = shutdown.cancelled() => return Ok(()),
     };
-    owner_check.ready();
     let epoch = ownership.epoch;
     let tenure = ownership.tenure();
-    tasks.spawn("ownership", ownership.keep(shutdown.clone()));
+    tasks.spawn("ownership", ownership.keep(shutdown.clone(), owner_check));
 
     let gate = Gate::new(API_RATE, API_BURST);
     let node_client = NodeClient::new(client.clone(), gate, tenure.clone(), Arc::clone(&metrics));
@@ -273,7 +271,7 @@ async fn follow_nats(nats: Connection, check: fleet_daemon::health::CheckHandle,
     loop {
         match *state.borrow_and_update() {
             LinkState::Connected => check.ready(),
-            LinkState::Disconnected => check.not_ready("NATS is not connected"),
+            LinkState::Disconnected => check.not_ready("not connected to NATS"),
         }
         tokio::select! {
             () = shutdown.cancelled() => return,

@@ -53,13 +53,8 @@ pub enum ServiceChange {
 }
 
 /// Follows the Services for ever.
-pub async fn watch(
-    client: kube::Client,
-    changes: mpsc::UnboundedSender<ServiceChange>,
-    check: CheckHandle,
-) {
-    let stream =
-        watcher(Api::<Service>::all(client), watcher::Config::default()).default_backoff();
+pub async fn watch(client: kube::Client, changes: mpsc::UnboundedSender<ServiceChange>, check: CheckHandle) {
+    let stream = watcher(Api::<Service>::all(client), watcher::Config::default()).default_backoff();
     let mut stream = std::pin::pin!(stream);
     let mut listed = Services::new();
     while let Some(event) = stream.next().await {

@@ -155,17 +155,26 @@ impl Flags {
         let node_address: IpAddr = parse("node-address", &node_address, ip)?;
         if node_address.is_unspecified() || node_address.is_loopback() {
             // The API server refuses to proxy there.
-            return Err(invalid("node-address", node_address, "an address that the API server can reach, no loopback"));
+            return Err(invalid(
+                "node-address",
+                node_address,
+                "an address that the API server can reach, no loopback",
+            ));
         }
         let range = self.node_port_range.unwrap_or_else(|| "10300-20299".to_owned());
         let listen = self.listen_address.unwrap_or_else(|| "0.0.0.0".to_owned());
         let seed_file = required("nats-seed-file", self.nats_seed_file, "a file with the seed of an nkey")?;
         let nats_seed = NkeySeed::from_file(&seed_file)
             .map_err(|error| invalid("nats-seed-file", seed_file.display(), &because(&error)))?;
-        let key_files = required("fleet-key-files", self.fleet_key_files, "files named <version>.nk, e.g. 1.nk")?;
+        let key_files =
+            required("fleet-key-files", self.fleet_key_files, "files named <version>.nk, e.g. 1.nk")?;
         let node_lease_duration = self.node_lease_duration.unwrap_or(Seconds(40));
         if node_lease_duration < Seconds(20) {
-            return Err(invalid("node-lease-duration", node_lease_duration, "20 or more: Leases are renewed every 15 s"));
+            return Err(invalid(
+                "node-lease-duration",
+                node_lease_duration,
+                "20 or more: Leases are renewed every 15 s",
+            ));
         }
         let heartbeat_interval = self.heartbeat_interval.unwrap_or(Seconds(10));
         if !(Seconds(1)..=Seconds(300)).contains(&heartbeat_interval) {
@@ -206,8 +215,9 @@ fn fleet_keys(files: &[PathBuf]) -> Result<FleetKeys, SettingsError> {
     let seeds = files
         .iter()
         .map(|file| {
-            let version = version(file)
-                .ok_or_else(|| invalid(key, file.display(), "files named <version>.nk with a version from 1, e.g. 1.nk"))?;
+            let version = version(file).ok_or_else(|| {
+                invalid(key, file.display(), "files named <version>.nk with a version from 1, e.g. 1.nk")
+            })?;
             let seed = std::fs::read_to_string(file)
                 .map_err(|error| invalid(key, file.display(), &because(&error)))?;
             Ok((version, seed))

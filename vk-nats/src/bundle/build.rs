@@ -30,7 +30,9 @@ pub enum BuildError {
     #[error("the bundle cannot be written: {0}")]
     Encoding(String),
     /// It is larger than a device takes.
-    #[error("the bundle has {size} bytes, more than the limit of {limit}; make its ConfigMaps or Secrets smaller")]
+    #[error(
+        "the bundle has {size} bytes, more than the limit of {limit}; make its ConfigMaps or Secrets smaller"
+    )]
     TooLarge {
         /// Its size.
         size: usize,
@@ -128,10 +130,8 @@ fn desired(pod: &Pod) -> Pod {
             ..ObjectMeta::default()
         },
         spec: pod.spec.clone(),
-        status: terminal_phase(pod).map(|phase| PodStatus {
-            phase: Some(phase.to_owned()),
-            ..PodStatus::default()
-        }),
+        status: terminal_phase(pod)
+            .map(|phase| PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() }),
     }
 }
 

@@ -137,9 +137,8 @@ impl Actor {
         let device = first.device.clone();
         // A device that the API believes ready probably has a session with an earlier incarnation: ask it
         // for a new one instead of waiting for its next heartbeat, but not all in the same moment.
-        let rehello_due = first
-            .is_ready()
-            .then(|| Instant::now() + Duration::from_secs_f64(rand::random_range(0.0..1.0)));
+        let rehello_due =
+            first.is_ready().then(|| Instant::now() + Duration::from_secs_f64(rand::random_range(0.0..1.0)));
         Self {
             session: FleetSession::new(
                 device.clone(),
@@ -280,8 +279,7 @@ impl Actor {
         let Some(reply) = reply else {
             return self.complain(label, "NoReply", &"a request without a reply subject");
         };
-        let asked =
-            Asked { verb: label, reply, counter: opened.header.counter, session: self.session.id() };
+        let asked = Asked { verb: label, reply, counter: opened.header.counter, session: self.session.id() };
         match verb {
             UpVerb::Sync => self.sync(asked, &opened).await,
             UpVerb::Fetch => self.fetch(asked, &opened).await,

@@ -15,7 +15,9 @@ pub trait Publisher: Send + Sync + 'static {
 impl Publisher for async_nats::Client {
     fn publish(&self, subject: String, message: Vec<u8>) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
-            async_nats::Client::publish(self, subject, message.into()).await.map_err(|error| error.to_string())
+            async_nats::Client::publish(self, subject, message.into())
+                .await
+                .map_err(|error| error.to_string())
         })
     }
 }

@@ -9,7 +9,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use fleet_wire::{
     digest::Digest,
     envelope::MAX_PAGE,
-    message::{BundleEntry, Delta, DesiredVersion, FetchReply, FetchRequest, NodeSettings, Refusal, RefusalCode},
+    message::{
+        BundleEntry, Delta, DesiredVersion, FetchReply, FetchRequest, NodeSettings, Refusal, RefusalCode,
+    },
     name::{OwnerEpoch, PodUid},
 };
 use k8s_openapi::ByteString;

@@ -29,7 +29,9 @@ use crate::nodes::DeviceNode;
 #[derive(Debug, thiserror::Error)]
 pub enum DownError {
     /// The device has no session here, or has been silent for too long.
-    #[error("device {device} is not connected: no heartbeat has come from it lately; look at the Node's Ready condition and at the device's own `device-kubelet status`")]
+    #[error(
+        "device {device} is not connected: no heartbeat has come from it lately; look at the Node's Ready condition and at the device's own `device-kubelet status`"
+    )]
     NotConnected {
         /// The device.
         device: DeviceName,

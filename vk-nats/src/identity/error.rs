@@ -66,9 +66,10 @@ impl ApiError {
         } else {
             parsed.message.clone()
         };
-        let uid_changed = parsed.details.as_ref().is_some_and(|details| {
-            details.causes.iter().any(|cause| cause.field == "metadata.uid")
-        });
+        let uid_changed = parsed
+            .details
+            .as_ref()
+            .is_some_and(|details| details.causes.iter().any(|cause| cause.field == "metadata.uid"));
         match status {
             StatusCode::NOT_FOUND | StatusCode::GONE => Self::Gone { message },
             StatusCode::CONFLICT if parsed.reason == "AlreadyExists" => Self::AlreadyExists { message },

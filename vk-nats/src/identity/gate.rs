@@ -87,10 +87,7 @@ impl Gate {
             node: Arc::new(Semaphore::new(24)),
             pod: Arc::new(Semaphore::new(48)),
             event: Arc::new(Semaphore::new(8)),
-            state: Mutex::new(State {
-                bucket: TokenBucket::new(per_second, burst, now),
-                paused_until: now,
-            }),
+            state: Mutex::new(State { bucket: TokenBucket::new(per_second, burst, now), paused_until: now }),
         }))
     }
 

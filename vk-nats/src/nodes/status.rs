@@ -4,11 +4,7 @@
 //! `lastTransitionTime` only when `status` changes, and conditions that others own are left alone. Times
 //! are the cluster's, never the device's, whose clock may be anywhere.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use fleet_wire::enrollment::INCARNATION;
 use jiff::Timestamp;
@@ -160,7 +156,8 @@ fn identity_conflict(found: bool) -> NodeCondition {
 fn stands(node: &DeviceNode, condition: &NodeCondition) -> bool {
     node.condition(&condition.type_).is_some_and(|observed| {
         observed.status == condition.status
-            && observed.reason.as_deref().unwrap_or_default() == condition.reason.as_deref().unwrap_or_default()
+            && observed.reason.as_deref().unwrap_or_default()
+                == condition.reason.as_deref().unwrap_or_default()
             && observed.message.as_deref().unwrap_or_default()
                 == condition.message.as_deref().unwrap_or_default()
     })

@@ -50,8 +50,7 @@ pub async fn watch(
         })
         .default_backoff();
     let mut stream = std::pin::pin!(stream);
-    let mut follower =
-        Follower { nodes, ports, changes, metrics, listed: None, complaints: HashMap::new() };
+    let mut follower = Follower { nodes, ports, changes, metrics, listed: None, complaints: HashMap::new() };
     while let Some(event) = stream.next().await {
         match event {
             Ok(event) => {

@@ -49,12 +49,7 @@ pub fn epoch(lease: &Lease) -> OwnerEpoch {
 }
 
 /// Decides, and remembers in `sighting` since when the Lease has not changed.
-pub fn decide(
-    lease: Option<&Lease>,
-    identity: &str,
-    sighting: &mut Option<Sighting>,
-    now: Instant,
-) -> Claim {
+pub fn decide(lease: Option<&Lease>, identity: &str, sighting: &mut Option<Sighting>, now: Instant) -> Claim {
     let Some(lease) = lease else {
         return Claim::Take { epoch: OwnerEpoch(1) };
     };
@@ -73,9 +68,5 @@ pub fn decide(
     };
     let duration = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds).unwrap_or(0);
     let duration = Duration::from_secs(u64::try_from(duration).unwrap_or(0));
-    if now.saturating_duration_since(since) > duration {
-        take
-    } else {
-        Claim::Wait { holder }
-    }
+    if now.saturating_duration_since(since) > duration { take } else { Claim::Wait { holder } }
 }

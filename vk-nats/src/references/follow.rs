@@ -61,11 +61,7 @@ pub struct Follower {
 
 impl Follower {
     /// Readers send what they find to `arrivals`.
-    pub fn new(
-        client: NodeClient,
-        arrivals: mpsc::UnboundedSender<Arrival>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(client: NodeClient, arrivals: mpsc::UnboundedSender<Arrival>, metrics: Arc<Metrics>) -> Self {
         Self {
             client,
             arrivals,

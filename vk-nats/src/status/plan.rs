@@ -127,8 +127,7 @@ fn stands(current: &PodStatus, report: &PodStatus) -> bool {
             .iter()
             .flatten()
             .filter(|found| {
-                OWN_CONDITIONS.contains(&found.type_.as_str())
-                    || condition(report, &found.type_).is_some()
+                OWN_CONDITIONS.contains(&found.type_.as_str()) || condition(report, &found.type_).is_some()
             })
             .cloned()
             .collect();

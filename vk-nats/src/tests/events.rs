@@ -51,7 +51,8 @@ fn the_name_follows_from_device_and_id_alone() {
 
 #[test]
 fn a_node_is_its_own_uid_in_the_default_namespace() {
-    let event = event(&device(), &EventRecord { pod: None, container: None, ..record() }, SignedDuration::ZERO);
+    let event =
+        event(&device(), &EventRecord { pod: None, container: None, ..record() }, SignedDuration::ZERO);
     assert_eq!(event["involvedObject"], json!({ "kind": "Node", "name": "pi-7", "uid": "pi-7" }));
     assert_eq!(event["metadata"]["namespace"], "default");
 }

@@ -9,7 +9,11 @@ use super::*;
 type Seen = Arc<Mutex<Vec<http::request::Parts>>>;
 
 /// An API server that notes what it is asked and gives one answer.
-fn api_server(status: StatusCode, retry_after: Option<&'static str>, body: &'static str) -> (kube::Client, Seen) {
+fn api_server(
+    status: StatusCode,
+    retry_after: Option<&'static str>,
+    body: &'static str,
+) -> (kube::Client, Seen) {
     let seen = Seen::default();
     let noted = Arc::clone(&seen);
     let service = service_fn(move |request: Request<Body>| {
@@ -36,7 +40,14 @@ fn device() -> DeviceName {
 }
 
 fn call() -> Call {
-    Call::new("patch nodes/status", Lane::Node, Method::PATCH, "/api/v1/nodes/pi-7/status".into(), STRATEGIC_MERGE_PATCH, &serde_json::json!({}))
+    Call::new(
+        "patch nodes/status",
+        Lane::Node,
+        Method::PATCH,
+        "/api/v1/nodes/pi-7/status".into(),
+        STRATEGIC_MERGE_PATCH,
+        &serde_json::json!({}),
+    )
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -97,7 +108,8 @@ fn refusals_are_told_apart() {
     assert_eq!(classify(StatusCode::UNPROCESSABLE_ENTITY, immutable).outcome(), Outcome::Gone);
     let invalid = classify(StatusCode::UNPROCESSABLE_ENTITY, r#"{"reason":"Invalid","message":"no"}"#);
     assert!(matches!(invalid.outcome(), Outcome::Refused(_)));
-    let conflict = classify(StatusCode::CONFLICT, r#"{"reason":"Conflict","message":"the object has been modified"}"#);
+    let conflict =
+        classify(StatusCode::CONFLICT, r#"{"reason":"Conflict","message":"the object has been modified"}"#);
     assert!(matches!(conflict.outcome(), Outcome::Later(_)));
     let broken = classify(StatusCode::INTERNAL_SERVER_ERROR, "not json");
     assert!(matches!(broken.outcome(), Outcome::Later(_)));

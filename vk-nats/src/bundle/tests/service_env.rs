@@ -44,7 +44,8 @@ fn variables_are_those_of_a_kubelet() {
         service("other", "elsewhere", BEFORE, &[(None, 80)]),
     ]);
     let variables = service_env(&pod(None), &services);
-    let expect = |key: &str, value: &str| assert_eq!(variables.get(key).map(String::as_str), Some(value), "{key}");
+    let expect =
+        |key: &str, value: &str| assert_eq!(variables.get(key).map(String::as_str), Some(value), "{key}");
     expect("KUBERNETES_SERVICE_HOST", "10.96.0.10");
     expect("KUBERNETES_SERVICE_PORT_HTTPS", "443");
     expect("KUBERNETES_PORT", "tcp://10.96.0.10:443");

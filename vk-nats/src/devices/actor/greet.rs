@@ -4,9 +4,7 @@ use std::sync::atomic::Ordering;
 
 use fleet_wire::{
     digest::Digest,
-    message::{
-        EventRecord, EventType, HelloReply, HelloRequest, PROTOCOL, Refusal, RefusalCode, Reply,
-    },
+    message::{EventRecord, EventType, HelloReply, HelloRequest, PROTOCOL, Refusal, RefusalCode, Reply},
     session::Hello,
 };
 use jiff::{SignedDuration, Timestamp};

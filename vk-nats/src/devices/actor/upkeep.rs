@@ -97,8 +97,7 @@ impl Actor {
         let now = Instant::now();
         // After a fresh start of the actor the Node may be newer than what it began with.
         if self.token.is_none() {
-            self.token =
-                node.incarnation.as_deref().and_then(crate::devices::incarnation::Token::parse);
+            self.token = node.incarnation.as_deref().and_then(crate::devices::incarnation::Token::parse);
         }
         if self.upkeep.alive {
             self.upkeep.due_status(now);
@@ -193,7 +192,11 @@ impl Actor {
             }
             Err(error @ ApiError::Invalid { .. }) => {
                 let kind = RefusalCode::BadRequest;
-                self.complain("status", kind.as_str(), &format_args!("the Node's status was refused: {error}"));
+                self.complain(
+                    "status",
+                    kind.as_str(),
+                    &format_args!("the Node's status was refused: {error}"),
+                );
                 self.upkeep.refresh_at = Some(next_refresh(now));
             }
             Err(error) => {

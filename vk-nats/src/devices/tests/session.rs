@@ -311,11 +311,8 @@ async fn a_stopped_pod_gets_its_last_status_and_is_deleted_by_uid() {
     let mut bench = Bench::new();
     let (set, key) = bench.publish_pod();
     bench.hello(None, set.digest()).await;
-    let ack = bench
-        .request::<StatusAck>(UpVerb::Status, &stopped(&key, "Succeeded"))
-        .await
-        .into_result()
-        .unwrap();
+    let ack =
+        bench.request::<StatusAck>(UpVerb::Status, &stopped(&key, "Succeeded")).await.into_result().unwrap();
     assert_eq!((ack.pods[0].revision, &ack.pods[0].outcome), (4, &Outcome::Gone));
     let requests = bench.requests(4).await;
     let of_pod: Vec<_> = requests.iter().filter(|(_, path, _)| path.contains("/pods/front")).collect();
@@ -336,11 +333,8 @@ async fn a_pod_of_another_device_or_of_nobody_is_gone() {
         name: "front".parse().unwrap(),
         uid: "foreign".parse().unwrap(),
     };
-    let ack = bench
-        .request::<StatusAck>(UpVerb::Status, &stopped(&key, "Running"))
-        .await
-        .into_result()
-        .unwrap();
+    let ack =
+        bench.request::<StatusAck>(UpVerb::Status, &stopped(&key, "Running")).await.into_result().unwrap();
     assert_eq!(ack.pods[0].outcome, Outcome::Gone);
     assert!(bench.api.lock().unwrap().iter().all(|(_, path, _)| !path.contains("/pods/")));
 }
@@ -353,13 +347,15 @@ async fn a_lost_session_is_said_and_a_new_hello_repairs_it() {
     bench.beat(empty).await;
     bench.requests(2).await;
 
-    // Another actor, as after a restart: it knows nothing of the session.
-    let old = std::mem::replace(&mut bench.session, DeviceSession::new(
-        bench.device.clone(), bench.curve.clone(), FleetKeys::new(BTreeMap::from([(KeyVersion(1),
-            XKey::from_public_key(&bench.context.keys.public()[&KeyVersion(1)]).unwrap())])).unwrap(), OwnerEpoch(3)));
+    // The device says hello from another process, as after its restart; then the old one speaks.
+    let public = &bench.context.keys.public()[&KeyVersion(1)];
+    let keys = BTreeMap::from([(KeyVersion(1), XKey::from_public_key(public).unwrap())]);
+    let keys = FleetKeys::new(keys).unwrap();
+    let fresh = DeviceSession::new(bench.device.clone(), bench.curve.clone(), keys, OwnerEpoch(3));
+    let old = std::mem::replace(&mut bench.session, fresh);
     bench.hello(Some("1.x".to_owned()), empty).await;
     bench.beat(empty).await;
-    std::mem::swap(&mut bench.session, &mut { old });
+    bench.session = old;
     let sync = SyncRequest { have: BTreeMap::new(), desired: DesiredVersion::default() };
     let refused = bench.request::<Delta>(UpVerb::Sync, &sync).await.into_result().unwrap_err();
     assert_eq!(refused.code, RefusalCode::UnknownSession);
@@ -462,9 +458,7 @@ async fn questions_are_answered_and_frames_find_their_stream() {
     let (devices, device) = (bench.devices.clone(), bench.device.clone());
     let asked = id.clone();
     let question = tokio::spawn(async move {
-        devices
-            .request::<_, Value>(&device, DownVerb::Logs, &asked, &json!({ "tail": 1 }), INTERVAL)
-            .await
+        devices.request::<_, Value>(&device, DownVerb::Logs, &asked, &json!({ "tail": 1 }), INTERVAL).await
     });
     let (subject, message) = bench.next().await;
     assert_eq!(subject, Subject::Down(bench.device.clone(), DownVerb::Logs).to_string());

@@ -27,7 +27,10 @@ fn report() -> NodeStatus {
             operating_system: "linux".to_owned(),
             ..NodeSystemInfo::default()
         }),
-        addresses: Some(vec![NodeAddress { type_: "InternalIP".to_owned(), address: "192.168.1.7".to_owned() }]),
+        addresses: Some(vec![NodeAddress {
+            type_: "InternalIP".to_owned(),
+            address: "192.168.1.7".to_owned(),
+        }]),
         ..NodeStatus::default()
     }
 }
@@ -103,7 +106,8 @@ fn a_node_that_was_given_up_is_ready_again_at_once_and_foreign_conditions_stay()
         status: "False".to_owned(),
         ..NodeCondition::default()
     });
-    let patch = patch(&node, &report(), Some(&report()), &additions(), at("2026-11-21T13:00:00Z"), false).unwrap();
+    let patch =
+        patch(&node, &report(), Some(&report()), &additions(), at("2026-11-21T13:00:00Z"), false).unwrap();
     let conditions = patch["status"]["conditions"].as_array().unwrap();
     assert_eq!(conditions.len(), 1, "what others own is not in the patch");
     assert_eq!(conditions[0]["status"], "True");

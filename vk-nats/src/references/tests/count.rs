@@ -25,10 +25,7 @@ fn present(text: &str) -> RefState {
 fn an_object_is_opened_once_and_closed_with_its_last_user() {
     let mut references = References::default();
     let opened = references.want(&pod("a"), &device("pi-1"), keys(&["settings"]));
-    assert_eq!(
-        opened,
-        [Action::Open { key: key("settings"), device: device("pi-1"), generation: 1 }]
-    );
+    assert_eq!(opened, [Action::Open { key: key("settings"), device: device("pi-1"), generation: 1 }]);
     assert_eq!(references.want(&pod("b"), &device("pi-1"), keys(&["settings"])), []);
     assert_eq!(references.want(&pod("b"), &device("pi-1"), keys(&["settings"])), []);
     assert_eq!(references.users(&key("settings")), [pod("a"), pod("b")]);

@@ -25,6 +25,10 @@ fn report(stopped: bool) -> PodReport {
 fn a_pod_goes_only_when_it_was_deleted_and_the_device_let_go() {
     assert_eq!(decide(&pod(true), &report(true)), Deletion::Delete);
     assert_eq!(decide(&pod(true), &report(false)), Deletion::Keep);
-    assert_eq!(decide(&pod(false), &report(true)), Deletion::Keep, "a finished pod stays until someone deletes it");
+    assert_eq!(
+        decide(&pod(false), &report(true)),
+        Deletion::Keep,
+        "a finished pod stays until someone deletes it"
+    );
     assert_eq!(decide(&pod(false), &report(false)), Deletion::Keep);
 }

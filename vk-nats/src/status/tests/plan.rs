@@ -1,7 +1,8 @@
 use super::*;
 
 fn pod(status: Value) -> Pod {
-    serde_json::from_value(json!({ "metadata": { "name": "front", "uid": "8a0b" }, "status": status })).unwrap()
+    serde_json::from_value(json!({ "metadata": { "name": "front", "uid": "8a0b" }, "status": status }))
+        .unwrap()
 }
 
 fn status(value: Value) -> PodStatus {
@@ -54,12 +55,8 @@ fn conditions_of_others_stay_and_own_ones_go_when_they_are_not_reported() {
 #[test]
 fn a_pod_that_has_ended_does_not_come_back() {
     for report in ["Running", "Pending", "Failed"] {
-        let plan = plan(
-            &pod(json!({ "phase": "Succeeded" })),
-            &uid(),
-            &status(json!({ "phase": report })),
-            true,
-        );
+        let plan =
+            plan(&pod(json!({ "phase": "Succeeded" })), &uid(), &status(json!({ "phase": report })), true);
         assert!(matches!(plan, Plan::Refuse(_)), "{report}");
     }
     let same = plan(&pod(json!({ "phase": "Failed" })), &uid(), &status(json!({ "phase": "Failed" })), true);
@@ -78,9 +75,12 @@ fn what_the_api_has_is_not_written_again_unless_it_may_be_outdated() {
 
 #[test]
 fn phase_and_readiness_are_transitions() {
-    let running = status(json!({ "phase": "Running", "conditions": [{ "type": "Ready", "status": "False" }] }));
+    let running =
+        status(json!({ "phase": "Running", "conditions": [{ "type": "Ready", "status": "False" }] }));
     let ready = status(json!({ "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] }));
-    let restarted = status(json!({ "phase": "Running", "message": "x", "conditions": [{ "type": "Ready", "status": "False" }] }));
+    let restarted = status(
+        json!({ "phase": "Running", "message": "x", "conditions": [{ "type": "Ready", "status": "False" }] }),
+    );
     assert!(is_transition(None, &running));
     assert!(is_transition(Some(&running), &ready));
     assert!(!is_transition(Some(&running), &restarted));
