@@ -21,7 +21,11 @@ async fn nobody_reads_anything_without_a_name() {
     let client = case.client(None, None).await;
     for path in ["/", "/healthz", "/pods", LOG, "/exec/default/web-1/web", "/no/such/route"] {
         let answer = client.get(path).await;
-        assert_eq!((answer.status, answer.text.as_str()), (StatusCode::UNAUTHORIZED, "Unauthorized"), "{path}");
+        assert_eq!(
+            (answer.status, answer.text.as_str()),
+            (StatusCode::UNAUTHORIZED, "Unauthorized"),
+            "{path}"
+        );
     }
     let answer = case.client(None, Some("wrong")).await.get("/pods").await;
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
@@ -136,7 +140,9 @@ async fn a_log_flows_under_its_window() {
     let log: Vec<u8> = (0..3 * LOG_WINDOW).map(|index| (index % 251) as u8).collect();
     let client = case.admin().await;
     let reading = tokio::spawn(async move {
-        client.get(&format!("{LOG}?timestamps=true&tailLines=7&sinceSeconds=60&limitBytes=99&previous=true")).await
+        client
+            .get(&format!("{LOG}?timestamps=true&tailLines=7&sinceSeconds=60&limitBytes=99&previous=true"))
+            .await
     });
     let mut opened = case.fleet.opened().await;
     assert_eq!(opened.request.pod.as_str(), "web-1");
@@ -280,8 +286,7 @@ async fn the_port_tells_which_device_is_meant() {
 async fn shutdown_ends_open_streams_with_a_word() {
     let case = Case::start().await;
     let client = case.admin().await;
-    let reading =
-        tokio::spawn(async move { (client.open(&format!("{LOG}?follow=true")).await, client) });
+    let reading = tokio::spawn(async move { (client.open(&format!("{LOG}?follow=true")).await, client) });
     let mut opened = case.fleet.opened().await;
     opened.answer(Ok(()));
     let (mut body, _client) = reading.await.unwrap();
@@ -292,4 +297,22 @@ async fn shutdown_ends_open_streams_with_a_word() {
     );
     while opened.hear().await != Frame::Cancel {}
     case.serving.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_thousand_nodes_have_a_port_each() {
+    let case = Case::start().await;
+    case.admin().await;
+    let sockets: Vec<_> = (0..1000).map(|_| fixture::any_port()).collect();
+    let ports: Vec<u16> = sockets.iter().map(|socket| socket.local_addr().unwrap().port()).collect();
+    drop(sockets);
+    let named = |index: usize| device(&format!("node-{index}"));
+    case.ports.send_modify(|known| {
+        known.extend(ports.iter().enumerate().map(|(index, port)| (named(index), *port)));
+    });
+    for index in [0, 500, 999] {
+        let client = Client::connect(&case.pki, ports[index], None, Some("token-of-admin")).await.unwrap();
+        let answer = client.get("/exec/default/web-1/web").await;
+        assert!(answer.text.contains(&format!("on device node-{index}:")), "{}", answer.text);
+    }
 }

@@ -31,8 +31,7 @@ pub use review::{Access, ApiServer, ReviewError, Reviewer};
 pub use user::User;
 
 /// How long the user behind a token is believed (`authentication.webhook.cacheTTL` is 2 min in a kubelet).
-const TOKEN: Lifetimes =
-    Lifetimes { positive: Duration::from_secs(60), negative: Duration::from_secs(5) };
+const TOKEN: Lifetimes = Lifetimes { positive: Duration::from_secs(60), negative: Duration::from_secs(5) };
 /// How long a decision is believed: a kubelet's defaults of `authorization.webhook`.
 const ACCESS: Lifetimes =
     Lifetimes { positive: Duration::from_secs(5 * 60), negative: Duration::from_secs(30) };
@@ -121,8 +120,7 @@ impl Auth {
         let verb = attributes::verb(method).ok_or_else(|| AuthError::Method(method.clone()))?;
         let subresources = attributes::subresources(path);
         for &subresource in subresources {
-            let access =
-                Access { user: user.clone(), verb, node: device.as_str().to_owned(), subresource };
+            let access = Access { user: user.clone(), verb, node: device.as_str().to_owned(), subresource };
             if self.may(access).await? {
                 return Ok(user);
             }
@@ -171,8 +169,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.trim().split_once(' ')?;
     let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= MAX_TOKEN)
-        .then_some(token)
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= MAX_TOKEN).then_some(token)
 }
 
 #[cfg(test)]

@@ -96,6 +96,7 @@ impl Listening {
 
     /// Keeps a listener for each port until `shutdown`; then lets connections end.
     pub async fn run(self, mut ports: watch::Receiver<NodePorts>, shutdown: CancellationToken) {
+        raise_open_files();
         let this = Arc::new(self);
         let mut running: BTreeMap<DeviceName, (u16, CancellationToken)> = BTreeMap::new();
         loop {
@@ -227,6 +228,17 @@ impl Listening {
         if let Err(error) = result {
             tracing::debug!(%error, "the connection ended early");
         }
+    }
+}
+
+/// A thousand Nodes are a thousand sockets: as many as the process may have, not only as many as it has by
+/// default (often 1024).
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, limit = limit.current, "the limit of open files stays as it is");
     }
 }
 

@@ -36,8 +36,8 @@ use crate::devices::DownError;
 
 use options::{LogOptions, OptionsError};
 use reader::StreamReader;
-pub use window::Windows;
-use window::{Window, WindowError};
+use window::Window;
+pub use window::{WindowError, Windows};
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! The serving certificate, and whose client certificates are believed.
 //!
-//! Files are looked at again every [`LOOK`]: a renewed certificate serves the next connection, without a
+//! Files are looked at again ten seconds: a renewed certificate serves the next connection, without a
 //! restart. A renewal that cannot be read is logged, and the last good one goes on serving.
 
 use std::{
@@ -145,8 +145,7 @@ async fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let wrong = || TlsError::Content { path: path.to_owned(), expected: "certificate in PEM" };
-    let found: Vec<_> =
-        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|_| wrong())?;
+    let found: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|_| wrong())?;
     if found.is_empty() { Err(wrong()) } else { Ok(found) }
 }
 

@@ -50,9 +50,14 @@ pub fn refusal(code: RefusalCode, message: &str) -> DownError {
     DownError::Refused(Refusal::new(code, message))
 }
 
+/// A socket that listens on a port that was free.
+pub fn any_port() -> TcpListener {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
+}
+
 /// A port that nobody listens on at the moment.
 pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    any_port().local_addr().unwrap().port()
 }
 
 /// `admin` may everything, `reader` may see the health; tokens are `token-of-<name>`.

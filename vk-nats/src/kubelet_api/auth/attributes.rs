@@ -33,10 +33,7 @@ pub fn verb(method: &Method) -> Option<&'static str> {
 
 /// The subresources of `nodes` of which any one opens `path`, in the order in which they are asked for.
 pub fn subresources(path: &str) -> &'static [&'static str] {
-    GUARDS
-        .iter()
-        .find(|(root, _)| is_below(path, root))
-        .map_or(&["proxy"], |(_, subresources)| subresources)
+    GUARDS.iter().find(|(root, _)| is_below(path, root)).map_or(&["proxy"], |(_, subresources)| subresources)
 }
 
 fn is_below(path: &str, root: &str) -> bool {

@@ -50,8 +50,7 @@ impl<K: Eq + Hash + Clone, V: Clone> AnswerCache<K, V> {
                 entries.remove(&victim);
             }
         }
-        let lifetime =
-            if answer.is_some() { self.lifetimes.positive } else { self.lifetimes.negative };
+        let lifetime = if answer.is_some() { self.lifetimes.positive } else { self.lifetimes.negative };
         entries.insert(key, (answer, now + lifetime));
     }
 }

@@ -50,14 +50,11 @@ pub struct ApiServer(pub Client);
 
 impl Reviewer for ApiServer {
     fn token(&self, token: String) -> BoxFuture<'_, Result<Option<User>, ReviewError>> {
-        let review = TokenReview {
-            spec: TokenReviewSpec { token, audiences: None },
-            ..TokenReview::default()
-        };
+        let review =
+            TokenReview { spec: TokenReviewSpec { token, audiences: None }, ..TokenReview::default() };
         async move {
             let api: Api<TokenReview> = Api::all(self.0.clone());
-            let answer =
-                api.create(&PostParams::default(), &review).await.map_err(ReviewError::Token)?;
+            let answer = api.create(&PostParams::default(), &review).await.map_err(ReviewError::Token)?;
             Ok(answer
                 .status
                 .filter(|status| status.authenticated == Some(true))
@@ -88,8 +85,7 @@ impl Reviewer for ApiServer {
         };
         async move {
             let api: Api<SubjectAccessReview> = Api::all(self.0.clone());
-            let answer =
-                api.create(&PostParams::default(), &review).await.map_err(ReviewError::Access)?;
+            let answer = api.create(&PostParams::default(), &review).await.map_err(ReviewError::Access)?;
             Ok(answer.status.is_some_and(|status| status.allowed && status.denied != Some(true)))
         }
         .boxed()

@@ -1,9 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{
-    collections::BTreeMap,
-    sync::Mutex,
-};
+use std::{collections::BTreeMap, sync::Mutex};
 
 use futures::future::{BoxFuture, FutureExt as _};
 
@@ -33,12 +30,7 @@ impl Reviewer for Fake {
     }
 
     fn access(&self, access: Access) -> BoxFuture<'_, Result<bool, ReviewError>> {
-        self.accesses.lock().unwrap().push((
-            access.user.name,
-            access.verb,
-            access.node,
-            access.subresource,
-        ));
+        self.accesses.lock().unwrap().push((access.user.name, access.verb, access.node, access.subresource));
         let granted = self.granted.contains(&access.subresource);
         async move { Ok(granted) }.boxed()
     }
@@ -70,9 +62,8 @@ impl Case {
 #[tokio::test(start_paused = true)]
 async fn nobody_gets_in_without_a_name() {
     let case = Case::new(&["proxy"]);
-    let check = async |headers: &HeaderMap| {
-        case.auth.check(&case.device, None, &Method::GET, "/pods", headers).await
-    };
+    let check =
+        async |headers: &HeaderMap| case.auth.check(&case.device, None, &Method::GET, "/pods", headers).await;
     assert!(matches!(check(&HeaderMap::new()).await, Err(AuthError::Unauthorized)));
     for value in ["Basic Zm9vOmJhcg==", "Bearer", "Bearer ", "good"] {
         let mut headers = HeaderMap::new();
@@ -116,10 +107,7 @@ async fn the_fine_grained_subresource_is_asked_for_before_proxy() {
     assert_eq!(asked, ["pods", "proxy"]);
     let case = Case::new(&["pods"]);
     case.with_token("good", "/pods").await.unwrap();
-    assert_eq!(
-        *case.fake.accesses.lock().unwrap(),
-        [("alice".to_owned(), "get", "pi-7".to_owned(), "pods")]
-    );
+    assert_eq!(*case.fake.accesses.lock().unwrap(), [("alice".to_owned(), "get", "pi-7".to_owned(), "pods")]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -146,8 +134,7 @@ async fn a_grant_on_one_device_is_none_on_another() {
     let mut headers = HeaderMap::new();
     headers.insert(header::AUTHORIZATION, "bearer good".parse().unwrap());
     case.auth.check(&other, None, &Method::GET, "/exec/a/b/c", &headers).await.unwrap();
-    let nodes: Vec<_> =
-        case.fake.accesses.lock().unwrap().iter().map(|access| access.2.clone()).collect();
+    let nodes: Vec<_> = case.fake.accesses.lock().unwrap().iter().map(|access| access.2.clone()).collect();
     assert_eq!(nodes, ["pi-7", "pi-8"]);
 }
 

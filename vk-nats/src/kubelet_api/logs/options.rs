@@ -53,9 +53,7 @@ impl LogOptions {
     /// # Errors
     /// See [`OptionsError`].
     pub fn parse(query: &[(String, String)]) -> Result<Self, OptionsError> {
-        let first = |key: &str| {
-            query.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
-        };
+        let first = |key: &str| query.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
         let flag = |key: &str| first(key).is_some_and(is_true);
         // `tail` is the name of before v1; "all" stands for no limit.
         let tail = match first("tail") {
@@ -77,9 +75,7 @@ impl LogOptions {
             });
         }
         if since_seconds.is_some() && since_time.is_some() {
-            return Err(OptionsError::Invalid(
-                "at most one of sinceTime or sinceSeconds may be specified",
-            ));
+            return Err(OptionsError::Invalid("at most one of sinceTime or sinceSeconds may be specified"));
         }
         match first("stream").unwrap_or("All") {
             "" | "All" => {}
@@ -206,9 +202,15 @@ mod tests {
 
     #[test]
     fn flags_are_read_as_the_api_machinery_reads_them() {
-        for (value, expected) in
-            [("", true), ("true", true), ("1", true), ("yes", true), ("false", false), ("False", false), ("0", false)]
-        {
+        for (value, expected) in [
+            ("", true),
+            ("true", true),
+            ("1", true),
+            ("yes", true),
+            ("false", false),
+            ("False", false),
+            ("0", false),
+        ] {
             assert_eq!(parse(&[("follow", value)]).unwrap().follow, expected, "{value}");
         }
     }
@@ -237,8 +239,12 @@ mod tests {
 
     #[test]
     fn values_of_another_type_cannot_be_decoded() {
-        let table =
-            [("tailLines", "ten"), ("limitBytes", "1.5"), ("sinceSeconds", "99999999999999999999"), ("sinceTime", "yesterday")];
+        let table = [
+            ("tailLines", "ten"),
+            ("limitBytes", "1.5"),
+            ("sinceSeconds", "99999999999999999999"),
+            ("sinceTime", "yesterday"),
+        ];
         for (key, value) in table {
             assert!(matches!(parse(&[(key, value)]), Err(OptionsError::Decode { .. })), "{key}={value}");
         }

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fleet_wire::message::{Refusal, RefusalCode};
 use futures::future::{BoxFuture, FutureExt as _};
@@ -66,10 +66,7 @@ async fn a_device_that_falls_silent_is_given_up_after_ten_seconds() {
     case.device.send(Frame::Data { offset: 0, bytes: b"half".to_vec() }).unwrap();
     assert_eq!(case.text().await, "half");
     let last = case.text().await;
-    assert_eq!(
-        last,
-        "\nlog stream of device pi-7 ended early: the device has not been heard for 10 s\n"
-    );
+    assert_eq!(last, "\nlog stream of device pi-7 ended early: the device has not been heard for 10 s\n");
     assert_eq!(start.elapsed().as_secs(), 10);
     assert!(case.body.recv().await.unwrap().is_err(), "the body must break off");
     let sent: Vec<_> = std::iter::from_fn(|| case.sent.try_recv().ok()).collect();

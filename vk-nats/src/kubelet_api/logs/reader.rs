@@ -265,8 +265,8 @@ impl StreamReader {
             // Much room: at once.
             return self.credited;
         }
-        let has_gap = !self.ahead.is_empty()
-            || self.end.as_ref().is_some_and(|(offset, _)| *offset > self.received);
+        let has_gap =
+            !self.ahead.is_empty() || self.end.as_ref().is_some_and(|(offset, _)| *offset > self.received);
         if has_gap {
             return self.credited + HINT;
         }

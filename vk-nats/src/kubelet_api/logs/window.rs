@@ -1,7 +1,7 @@
 //! How much may be under way: windows of all streams together, and streams of one device.
 //!
 //! All streams share this process' one connection to NATS, so the bytes granted to devices at any time
-//! are bounded by [`BUDGET`]: the first streams get a full window, later ones what is left, and none at all
+//! are bounded: the first streams get a full window, later ones what is left, and none at all
 //! when nothing is.
 
 use std::{
@@ -25,10 +25,10 @@ const CHUNK: u64 = MAX_CHUNK as u64;
 /// Why no stream was opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WindowError {
-    /// The device has [`STREAMS_PER_DEVICE`] streams.
+    /// The device has as many streams as it may have.
     #[error("device {0} already serves {STREAMS_PER_DEVICE} streams: end one of them, or try again later")]
     Device(DeviceName),
-    /// [`BUDGET`] is used up.
+    /// All bytes that may be granted are.
     #[error("too many streams are open to all devices together: try again later")]
     Budget,
 }
@@ -42,10 +42,7 @@ pub struct Windows {
 
 impl Default for Windows {
     fn default() -> Self {
-        Self {
-            budget: Arc::new(Semaphore::new((BUDGET / CHUNK) as usize)),
-            streams: Arc::default(),
-        }
+        Self { budget: Arc::new(Semaphore::new((BUDGET / CHUNK) as usize)), streams: Arc::default() }
     }
 }
 
@@ -116,8 +113,7 @@ mod tests {
     #[test]
     fn a_device_serves_so_many_streams_and_gets_them_back() {
         let windows = Windows::default();
-        let mut open: Vec<_> =
-            (0..STREAMS_PER_DEVICE).map(|_| windows.open(&device(1)).unwrap()).collect();
+        let mut open: Vec<_> = (0..STREAMS_PER_DEVICE).map(|_| windows.open(&device(1)).unwrap()).collect();
         assert_eq!(windows.open(&device(1)).unwrap_err(), WindowError::Device(device(1)));
         windows.open(&device(2)).unwrap();
         open.pop();
