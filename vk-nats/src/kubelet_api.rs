@@ -114,8 +114,7 @@ pub async fn serve(api: KubeletApi, shutdown: Shutdown) -> Result<(), KubeletApi
         streams: TaskTracker::new(),
         shutdown: shutdown.clone(),
     });
-    let listening =
-        Listening::new(routes::router(shared.clone()), tls.watch(), api.address, api.metrics);
+    let listening = Listening::new(routes::router(shared.clone()), tls.watch(), api.address, api.metrics);
     let reload = tls.run().instrument(tracing::info_span!("certificate"));
     let listen = listening.run(api.ports, shutdown);
     tokio::select! {
