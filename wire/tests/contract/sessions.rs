@@ -45,6 +45,18 @@ fn a_repeated_message_is_refused_at_either_end() {
     assert_eq!(refusal(ends.obey(&command)), Some("Replayed"));
 }
 
+/// The first message of a session makes it live: that must count as having been seen, too.
+#[test]
+fn the_message_that_opens_a_session_is_not_taken_twice() {
+    let mut ends = Ends::of("pi-7", &Fleet::new([1]), &[1]);
+    let hello = ends.hello();
+    let answer = ends.answer_hello(&hello, "h");
+    ends.take_answer(&answer, "h").unwrap();
+    let first = ends.say("first");
+    assert_eq!(refusal(ends.hear(&first)), None);
+    assert_eq!(refusal(ends.hear(&first)), Some("Replayed"));
+}
+
 #[test]
 fn a_reflected_message_is_refused_at_either_end() {
     let mut ends = Ends::live();
