@@ -224,7 +224,9 @@ impl Store {
         let Some(dir) = &self.dir else { return Ok(()) };
         let path = dir.join("records").join(uid.as_str());
         match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StoreError::Write { path, source }),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::Write { path, source })
+            }
             _ => Ok(()),
         }
     }

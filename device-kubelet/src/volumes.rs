@@ -217,9 +217,8 @@ fn project(
     default_mode: Option<i32>,
     optional: bool,
 ) -> Result<payload::Files, String> {
-    let mode = |mode: Option<i32>| {
-        u32::try_from(mode.or(default_mode).unwrap_or(0o644)).unwrap_or(0o644) & 0o777
-    };
+    let mode =
+        |mode: Option<i32>| u32::try_from(mode.or(default_mode).unwrap_or(0o644)).unwrap_or(0o644) & 0o777;
     let Some(items) = items.filter(|items| !items.is_empty()) else {
         return Ok(all
             .iter()

@@ -140,7 +140,8 @@ async fn pods_that_need_not_run_again_end() {
 #[tokio::test(start_paused = true)]
 async fn init_containers_run_in_order_and_sidecars_stay() {
     let mut device = Device::with_image("busybox:1").await;
-    let container = |name: &str, command: &[&str]| json!({"name": name, "image": "busybox:1", "command": command});
+    let container =
+        |name: &str, command: &[&str]| json!({"name": name, "image": "busybox:1", "command": command});
     let mut sidecar = container("proxy", FOREVER);
     sidecar["restartPolicy"] = json!("Always");
     device
@@ -163,7 +164,17 @@ async fn init_containers_run_in_order_and_sidecars_stay() {
     assert_eq!(device.running().await.len(), 2);
     let done = device.until_phase("u1", "Succeeded").await;
     assert!(device.running().await.is_empty());
-    assert_eq!(done.init_container_statuses.unwrap()[1].state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 143);
+    assert_eq!(
+        done.init_container_statuses.unwrap()[1]
+            .state
+            .as_ref()
+            .unwrap()
+            .terminated
+            .as_ref()
+            .unwrap()
+            .exit_code,
+        143
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -231,7 +242,10 @@ async fn what_refers_to_something_missing_waits_for_it() {
     );
     device.apply(wanted.clone()).await;
     let status = device.until_waiting("u1", "CreateContainerConfigError").await;
-    assert_eq!(state(&status).waiting.as_ref().unwrap().message.as_deref(), Some("configmap \"web\" not found"));
+    assert_eq!(
+        state(&status).waiting.as_ref().unwrap().message.as_deref(),
+        Some("configmap \"web\" not found")
+    );
     wanted["configMaps"] = json!({"web": {"data": {"a": "1"}}});
     device.apply(wanted.clone()).await;
     device.until_phase("u1", "Running").await;

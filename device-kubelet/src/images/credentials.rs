@@ -61,7 +61,7 @@ impl Keyring {
             self.0.push((Pattern::parse(&server), auth));
         }
         // The most specific path is tried first.
-        self.0.sort_by(|(a, _), (b, _)| b.path.len().cmp(&a.path.len()));
+        self.0.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.path.len()));
         Ok(())
     }
 

@@ -120,7 +120,10 @@ mod tests {
             ("ghcr.io/a/b:x", "ghcr.io/a/b:x", "ghcr.io", false),
         ] {
             let name = ImageName::parse(text).unwrap();
-            assert_eq!((name.to_string().as_str(), name.registry(), name.is_latest()), (full, registry, latest));
+            assert_eq!(
+                (name.to_string().as_str(), name.registry(), name.is_latest()),
+                (full, registry, latest)
+            );
         }
         let digest = format!("a@sha256:{}", "0".repeat(64));
         assert!(!ImageName::parse(&digest).unwrap().is_latest());

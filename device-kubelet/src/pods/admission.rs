@@ -114,8 +114,7 @@ fn pod_fields(spec: &PodSpec) -> Vec<String> {
         ),
         (
             "spec.securityContext.supplementalGroupsPolicy",
-            security
-                .is_some_and(|security| security.supplemental_groups_policy.as_deref() == Some("Strict")),
+            security.is_some_and(|security| security.supplemental_groups_policy.as_deref() == Some("Strict")),
         ),
         ("spec.securityContext.seccompProfile", localhost),
     ];
@@ -129,10 +128,7 @@ fn container_fields(role: Role, container: &Container) -> Vec<String> {
         ("lifecycle.postStart", lifecycle.is_some_and(|lifecycle| lifecycle.post_start.is_some())),
         ("lifecycle.preStop", lifecycle.is_some_and(|lifecycle| lifecycle.pre_stop.is_some())),
         ("volumeDevices", container.volume_devices.as_ref().is_some_and(|list| !list.is_empty())),
-        (
-            "restartPolicyRules",
-            container.restart_policy_rules.as_ref().is_some_and(|list| !list.is_empty()),
-        ),
+        ("restartPolicyRules", container.restart_policy_rules.as_ref().is_some_and(|list| !list.is_empty())),
         (
             "resources.claims",
             container
@@ -216,5 +212,7 @@ fn unsupported_volume(volume: &Volume) -> Option<&'static str> {
         ("gitRepo", volume.git_repo.is_some()),
         ("flexVolume", volume.flex_volume.is_some()),
     ];
-    Some(kinds.into_iter().find(|(_, used)| *used).map_or("(a type that is not known here)", |(kind, _)| kind))
+    Some(
+        kinds.into_iter().find(|(_, used)| *used).map_or("(a type that is not known here)", |(kind, _)| kind),
+    )
 }

@@ -93,9 +93,14 @@ mod tests {
 
     #[test]
     fn durations_read_as_in_a_kubelets_messages() {
-        for (millis, text) in
-            [(10_000, "10s"), (80_000, "1m20s"), (300_000, "5m0s"), (1_230, "1.23s"), (7, "7ms"), (3_600_000, "1h0m0s")]
-        {
+        for (millis, text) in [
+            (10_000, "10s"),
+            (80_000, "1m20s"),
+            (300_000, "5m0s"),
+            (1_230, "1.23s"),
+            (7, "7ms"),
+            (3_600_000, "1h0m0s"),
+        ] {
             assert_eq!(go_duration(Duration::from_millis(millis)), text);
         }
     }

@@ -87,7 +87,8 @@ impl Ingredients<'_> {
         let desired = self.desired;
         let env = environment(desired, container, self.surroundings)?;
         let security = self.security(container)?;
-        let lookup = |name: &str| env.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        let lookup =
+            |name: &str| env.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.clone());
         let expanded = |list: &Option<Vec<String>>| -> Vec<String> {
             list.iter().flatten().map(|text| expand(text, lookup)).collect()
         };
@@ -113,7 +114,7 @@ impl Ingredients<'_> {
             working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
             env,
             mounts,
-            resources: resources(&desired.spec, container, self.surroundings.memory),
+            resources: resources(&desired.spec, container, self.surroundings),
             security,
             stdin: container.stdin == Some(true),
             tty: container.tty == Some(true),
@@ -228,7 +229,7 @@ impl Ingredients<'_> {
 }
 
 /// Limits and weights in the kernel's units, by a kubelet's formulas. Pure.
-pub fn resources(spec: &PodSpec, container: &Container, device_memory: u64) -> ResourceSpec {
+pub fn resources(spec: &PodSpec, container: &Container, surroundings: &Surroundings) -> ResourceSpec {
     let value = |limits: bool, resource: &str| {
         let resources = container.resources.as_ref()?;
         let map = if limits { &resources.limits } else { &resources.requests };
@@ -244,6 +245,8 @@ pub fn resources(spec: &PodSpec, container: &Container, device_memory: u64) -> R
         cpu_period: limit_millis.map(|_| CPU_PERIOD),
         memory_limit: value(true, "memory").and_then(|text| quantity::ceil(&text)).filter(|bytes| *bytes > 0),
         pids_limit: None,
-        oom_score_adj: Some(qos::oom_score_adj(spec, container, device_memory)),
+        oom_score_adj: Some(
+            qos::oom_score_adj(spec, container, surroundings.memory).max(surroundings.oom_score_floor),
+        ),
     }
 }

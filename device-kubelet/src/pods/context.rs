@@ -394,12 +394,17 @@ impl PodContext {
     fn offer(&self) {
         // Nobody asks for a pod that is gone from the API.
         if !self.orders.borrow().removed {
-            self.shared.outbox.offer(PodReport {
+            let status = self.record.status.clone();
+            let on_its_way = status.phase.as_deref() == Some("Pending")
+                && self.memory.waiting.is_empty()
+                && !self.record.phase.is_ending();
+            let report = PodReport {
                 key: self.desired.key.clone(),
                 revision: self.record.revision,
-                status: self.record.status.clone(),
+                status,
                 stopped: self.record.cleaned,
-            });
+            };
+            self.shared.outbox.offer(report, on_its_way);
         }
     }
 

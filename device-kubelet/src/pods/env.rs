@@ -22,6 +22,8 @@ pub struct Surroundings {
     pub cpus: u64,
     /// Bytes of memory.
     pub memory: u64,
+    /// Lowest `oom_score_adj` that a container may get here.
+    pub oom_score_floor: i32,
 }
 
 /// Why an environment cannot be made; `Display` is a kubelet's message.
@@ -109,8 +111,11 @@ pub fn environment(
     }
     // A pod's own variables win over those of Services.
     let services = desired.service_env.iter().filter(|(name, _)| !known.contains_key(*name));
-    let mut all: Vec<(String, String)> = services.map(|(name, value)| (name.clone(), value.clone())).collect();
-    all.extend(order.into_iter().filter_map(|name| known.get(&name).map(|value| (name.clone(), value.clone()))));
+    let mut all: Vec<(String, String)> =
+        services.map(|(name, value)| (name.clone(), value.clone())).collect();
+    all.extend(
+        order.into_iter().filter_map(|name| known.get(&name).map(|value| (name.clone(), value.clone()))),
+    );
     Ok(all)
 }
 
@@ -188,9 +193,8 @@ pub fn field_value(
     field: &ObjectFieldSelector,
 ) -> Result<String, EnvError> {
     let path = field.field_path.as_str();
-    let subscript = |prefix: &str| {
-        path.strip_prefix(prefix)?.strip_prefix("['")?.strip_suffix("']").map(str::to_owned)
-    };
+    let subscript =
+        |prefix: &str| path.strip_prefix(prefix)?.strip_prefix("['")?.strip_suffix("']").map(str::to_owned);
     let from = |map: &Option<BTreeMap<String, String>>, key: &str| {
         map.as_ref().and_then(|map| map.get(key)).cloned().unwrap_or_default()
     };

@@ -125,11 +125,7 @@ impl EventQueue {
         }
         let events: Vec<EventRecord> = state.offered.values().take(max).cloned().collect();
         let dropped = state.dropped;
-        (!events.is_empty()).then(|| EventsReport {
-            events,
-            dropped,
-            now: Timestamp::now().as_millisecond(),
-        })
+        (!events.is_empty()).then(|| EventsReport { events, dropped, now: Timestamp::now().as_millisecond() })
     }
 
     /// These were taken.

@@ -30,7 +30,8 @@ pub fn read(desired: &Desired, dirs: &PodDirs, ended: &Container) -> String {
         _ if failed && from_log => {
             // Lines of the log carry a time, a stream and a flag, which belong to nobody's message.
             let log = tail(&ended.log_path, 4 * MAX_LOG, true).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap_or(line)).collect();
+            let lines: Vec<&str> =
+                log.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap_or(line)).collect();
             let text = lines[lines.len().saturating_sub(MAX_LOG_LINES)..].join("\n");
             let mut start = text.len().saturating_sub(MAX_LOG as usize);
             while !text.is_char_boundary(start) {

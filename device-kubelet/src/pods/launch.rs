@@ -58,7 +58,11 @@ async fn try_start(pod: &mut PodContext, desired: &Desired, container: &Containe
             // Made, and the agent stopped before it was started.
             ContainerState::Created => {
                 attempt = pod.observed.newest(name).map_or(attempt, |seen| seen.attempt);
-                pod.shared.runtime.remove_container(id).await.map_err(|error| create_failed(pod, name, &error))?;
+                pod.shared
+                    .runtime
+                    .remove_container(id)
+                    .await
+                    .map_err(|error| create_failed(pod, name, &error))?;
             }
             ContainerState::Exited { .. } | ContainerState::Unknown => {
                 let ended = pod.memory.endings.of(id).unwrap_or(now);
@@ -128,8 +132,13 @@ fn create_failed(pod: &PodContext, name: &str, error: &RuntimeError) -> Trouble 
 
 /// Keeps the newest dead container of a name, removes the older ones.
 async fn prune(pod: &mut PodContext, name: &str) {
-    let superfluous: Vec<ContainerId> =
-        pod.observed.all().filter(|seen| seen.name.as_str() == name).skip(1).map(|seen| seen.id.clone()).collect();
+    let superfluous: Vec<ContainerId> = pod
+        .observed
+        .all()
+        .filter(|seen| seen.name.as_str() == name)
+        .skip(1)
+        .map(|seen| seen.id.clone())
+        .collect();
     for id in superfluous {
         if let Err(error) = pod.shared.runtime.remove_container(&id).await {
             tracing::warn!(pod = %pod.desired.key, container = name, %error, "cannot remove an old container");
@@ -137,7 +146,11 @@ async fn prune(pod: &mut PodContext, name: &str) {
     }
 }
 
-async fn ensure_image(pod: &mut PodContext, desired: &Desired, container: &Container) -> Result<Image, Trouble> {
+async fn ensure_image(
+    pod: &mut PodContext,
+    desired: &Desired,
+    container: &Container,
+) -> Result<Image, Trouble> {
     let name = container.name.as_str();
     let asked = container.image.as_deref().unwrap_or_default();
     let clock = pod.shared.clock;
@@ -206,7 +219,9 @@ async fn pull(
     let took = go_duration(Duration::from_millis(u64::try_from(began.elapsed().as_millis()).unwrap_or(0)));
     let found = match pod.shared.runtime.image_status(&reference).await? {
         Some(image) => image,
-        None => pod.shared.runtime.image_status(&id).await?.ok_or(RuntimeError::NotFound { what: "image", id })?,
+        None => {
+            pod.shared.runtime.image_status(&id).await?.ok_or(RuntimeError::NotFound { what: "image", id })?
+        }
     };
     let message = format!(
         "Successfully pulled image \"{asked}\" in {took} ({took} including waiting). Image size: {} bytes.",

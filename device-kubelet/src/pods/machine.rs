@@ -108,11 +108,7 @@ pub trait State: Sized + Send + 'static {
     const PHASE: Phase;
 
     /// Works until the state is left. When `stop` is cancelled the agent ends: return [`Transition::stop`].
-    fn next(
-        self,
-        pod: &mut PodContext,
-        stop: &CancellationToken,
-    ) -> impl Future<Output = Transition> + Send;
+    fn next(self, pod: &mut PodContext, stop: &CancellationToken) -> impl Future<Output = Transition> + Send;
 
     /// What is told of a pod in this state. Pure.
     fn status(view: &View<'_>) -> PodStatus {
@@ -152,8 +148,11 @@ impl Transition {
 /// A state without its type.
 trait AnyState: Send {
     fn enter(&self, pod: &mut PodContext);
-    fn next<'a>(self: Box<Self>, pod: &'a mut PodContext, stop: &'a CancellationToken)
-    -> BoxFuture<'a, Transition>;
+    fn next<'a>(
+        self: Box<Self>,
+        pod: &'a mut PodContext,
+        stop: &'a CancellationToken,
+    ) -> BoxFuture<'a, Transition>;
 }
 
 impl<S: State> AnyState for S {

@@ -34,7 +34,7 @@ impl Observed {
             self.containers.entry(container.name.as_str().to_owned()).or_default().push(container);
         }
         for containers in self.containers.values_mut() {
-            containers.sort_by(|a, b| (b.attempt, b.created_at).cmp(&(a.attempt, a.created_at)));
+            containers.sort_by_key(|container| std::cmp::Reverse((container.attempt, container.created_at)));
         }
     }
 
@@ -56,16 +56,6 @@ impl Observed {
     /// Containers that run.
     pub fn running(&self) -> impl Iterator<Item = &Container> {
         self.all().filter(|container| matches!(container.state, ContainerState::Running { .. }))
-    }
-
-    /// Containers that are not needed any more: for each name, one dead one is kept for its log and state.
-    pub fn superfluous(&self) -> Vec<ContainerId> {
-        self.containers
-            .values()
-            .flat_map(|containers| containers.iter().skip(2))
-            .filter(|container| !matches!(container.state, ContainerState::Running { .. }))
-            .map(|container| container.id.clone())
-            .collect()
     }
 
     /// Marks a container as one that could not be started, if the runtime shows it as merely made.

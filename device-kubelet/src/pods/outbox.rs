@@ -14,6 +14,9 @@ use tokio::{sync::Notify, time::Instant};
 
 /// How long a report that came back with `Later` rests.
 const REST: Duration = Duration::from_secs(5);
+/// How long an intermediate status waits for a better one: most pods run before it is over, and a status of their
+/// way there would only stand in the way of the next.
+const SOFT: Duration = Duration::from_secs(1);
 
 /// The outbox.
 #[derive(Default)]
@@ -32,9 +35,13 @@ impl Outbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Replaces what was to be told of the pod.
-    pub fn offer(&self, report: PodReport) {
-        self.state().insert(report.key.uid.clone(), Entry { report, not_before: None });
+    /// Replaces what was to be told of the pod. `soft`: told only if nothing else follows soon.
+    pub fn offer(&self, report: PodReport, soft: bool) {
+        let mut state = self.state();
+        let waiting = state.get(&report.key.uid).and_then(|entry| entry.not_before);
+        let not_before = soft.then(|| waiting.unwrap_or_else(|| Instant::now() + SOFT));
+        state.insert(report.key.uid.clone(), Entry { report, not_before });
+        drop(state);
         self.changed.notify_one();
     }
 
@@ -71,7 +78,8 @@ impl Outbox {
     /// What became of a report.
     pub fn acknowledge(&self, outcome: &PodOutcome) {
         let mut state = self.state();
-        let Some(entry) = state.get_mut(&outcome.uid).filter(|entry| entry.report.revision == outcome.revision)
+        let Some(entry) =
+            state.get_mut(&outcome.uid).filter(|entry| entry.report.revision == outcome.revision)
         else {
             return;
         };

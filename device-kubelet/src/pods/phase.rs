@@ -44,7 +44,12 @@ struct Count {
 }
 
 /// The phase. `ending` = the pod is being taken down and nothing is started again.
-pub fn phase(desired: &Desired, init: &[ContainerStatus], main: &[ContainerStatus], ending: bool) -> PodPhase {
+pub fn phase(
+    desired: &Desired,
+    init: &[ContainerStatus],
+    main: &[ContainerStatus],
+    ending: bool,
+) -> PodPhase {
     let initialized = main.iter().any(has_started);
     let mut pending_init = false;
     let mut failed_init = false;

@@ -104,7 +104,8 @@ impl Situation<'_> {
             false
         } else {
             let initialized = mains().any(|(_, container)| self.known(container) != Known::Never);
-            !initialized || mains().any(|(role, container)| self.wanted(role, container, &self.known(container)))
+            !initialized
+                || mains().any(|(role, container)| self.wanted(role, container, &self.known(container)))
         };
         if wanted { Plan::Sandbox { again } } else { Plan::Finish }
     }

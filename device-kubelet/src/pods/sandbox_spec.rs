@@ -24,9 +24,11 @@ pub fn sandbox(desired: &Desired, resolv_conf: &str) -> SandboxSpec {
             host_ip: port.host_ip.clone().unwrap_or_default(),
         })
     });
-    let aliases = spec.host_aliases.iter().flatten().flat_map(|alias| {
-        alias.hostnames.iter().flatten().map(|name| (name.clone(), alias.ip.clone()))
-    });
+    let aliases = spec
+        .host_aliases
+        .iter()
+        .flatten()
+        .flat_map(|alias| alias.hostnames.iter().flatten().map(|name| (name.clone(), alias.ip.clone())));
     let sysctls = spec.security_context.as_ref().and_then(|security| security.sysctls.as_ref());
     SandboxSpec {
         pod: desired.key.clone(),

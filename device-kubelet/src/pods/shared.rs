@@ -10,8 +10,8 @@ use std::{
 use fleet_wire::name::PodUid;
 use tokio::sync::Notify;
 
-use super::{Durability, PodsSettings, clock::Clock, env::Surroundings, events::EventQueue, outbox::Outbox};
 use super::record::PodRecord;
+use super::{Durability, PodsSettings, clock::Clock, env::Surroundings, events::EventQueue, outbox::Outbox};
 use crate::{images::Puller, runtime::Runtime, store::Store};
 
 /// Handles that every pod's task needs.
@@ -42,8 +42,25 @@ impl Shared {
             pod_ips: pod_ips.to_vec(),
             cpus: std::thread::available_parallelism().map_or(1, |count| count.get() as u64),
             memory: (info.totalram as u64).saturating_mul(u64::from(info.mem_unit)),
+            oom_score_floor: oom_score_floor(),
         }
     }
+}
+
+/// Without `CAP_SYS_RESOURCE` the kernel lets nobody lower the score below his own, and a container that asks for it
+/// does not start at all. Podman runs beside the agent, with the same rights.
+fn oom_score_floor() -> i32 {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
+        .unwrap_or(0);
+    if effective >> CAP_SYS_RESOURCE & 1 == 1 {
+        return -1000;
+    }
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    own.trim().parse().unwrap_or(0)
 }
 
 /// Source address of the default route. Nothing is sent; without a route it is the loopback address, so that pods

@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
-        Container as ApiContainer, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated,
-        ContainerStateWaiting, ContainerStatus, PodIP, PodStatus,
+        Container as ApiContainer, ContainerState as ApiState, ContainerStateRunning,
+        ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, PodIP, PodStatus,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
@@ -86,8 +86,8 @@ pub fn pod_status(view: &View<'_>) -> PodStatus {
     }
     let phase = view.phase(&init, &main);
     let sandbox = view.observed.sandbox.as_ref().filter(|sandbox| sandbox.ready);
-    let sandbox_ready = sandbox
-        .is_some_and(|sandbox| desired.spec.host_network == Some(true) || !sandbox.ips.is_empty());
+    let sandbox_ready =
+        sandbox.is_some_and(|sandbox| desired.spec.host_network == Some(true) || !sandbox.ips.is_empty());
     let facts = Facts { desired, phase, init: &init, main: &main, sandbox_ready, now: view.now };
     let conditions = conditions(&facts, view.previous.conditions.as_deref().unwrap_or_default());
     let ips: Vec<String> = match sandbox {
@@ -154,10 +154,17 @@ impl View<'_> {
         status
     }
 
-    fn seen(&self, container: &ApiContainer, seen: &Container, told: Option<&ContainerStatus>) -> ContainerStatus {
+    fn seen(
+        &self,
+        container: &ApiContainer,
+        seen: &Container,
+        told: Option<&ContainerStatus>,
+    ) -> ContainerStatus {
         let id = format!("podman://{}", seen.id.0);
         let state = match &seen.state {
-            ContainerState::Created => ApiState { waiting: Some(self.default_waiting()), ..ApiState::default() },
+            ContainerState::Created => {
+                ApiState { waiting: Some(self.default_waiting()), ..ApiState::default() }
+            }
             ContainerState::Running { started_at } => ApiState {
                 running: Some(ContainerStateRunning { started_at: Some(Time(whole_seconds(*started_at))) }),
                 ..ApiState::default()
@@ -243,8 +250,14 @@ impl View<'_> {
         ContainerStateWaiting { reason: Some(reason.to_owned()), message: None }
     }
 
-    fn terminated(&self, seen: &Container, id: &str, told: Option<&ContainerStatus>) -> ContainerStateTerminated {
-        let ContainerState::Exited { started_at, finished_at, exit_code, oom_killed, message } = &seen.state else {
+    fn terminated(
+        &self,
+        seen: &Container,
+        id: &str,
+        told: Option<&ContainerStatus>,
+    ) -> ContainerStateTerminated {
+        let ContainerState::Exited { started_at, finished_at, exit_code, oom_killed, message } = &seen.state
+        else {
             return lost(id);
         };
         let reason = match (started_at, oom_killed, exit_code) {
@@ -260,14 +273,13 @@ impl View<'_> {
                 .find(|ended| ended.container_id.as_deref() == Some(id))
                 .and_then(|ended| ended.message.clone())
         };
-        let last_words = self.last_words.get(&seen.id).cloned().or_else(told_message);
+        let last_words =
+            self.last_words.get(&seen.id).cloned().filter(|words| !words.is_empty()).or_else(told_message);
         ContainerStateTerminated {
             container_id: Some(id.to_owned()),
             exit_code: *exit_code,
             reason: Some(reason.to_owned()),
-            message: last_words
-                .or_else(|| Some(message.clone()))
-                .filter(|message| !message.is_empty()),
+            message: last_words.or_else(|| Some(message.clone())).filter(|message| !message.is_empty()),
             started_at: Some(Time(whole_seconds(started_at.unwrap_or(Timestamp::UNIX_EPOCH)))),
             finished_at: Some(Time(whole_seconds(*finished_at))),
             signal: None,
@@ -277,9 +289,8 @@ impl View<'_> {
 
 /// Gives every container that began, or should have, an end: nothing is known to run any more.
 fn close(init: &mut [ContainerStatus], main: &mut [ContainerStatus]) {
-    let is_over = |status: &ContainerStatus| {
-        status.state.as_ref().is_some_and(|state| state.terminated.is_some())
-    };
+    let is_over =
+        |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.terminated.is_some());
     let end = |status: &mut ContainerStatus| {
         if !is_over(status) {
             status.state = Some(ended(ContainerStateTerminated {

@@ -37,7 +37,12 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-fn status_column(status: &PodStatus, init: &[ContainerStatus], main: &[ContainerStatus], ending: bool) -> String {
+fn status_column(
+    status: &PodStatus,
+    init: &[ContainerStatus],
+    main: &[ContainerStatus],
+    ending: bool,
+) -> String {
     if ending {
         return "Terminating".to_owned();
     }
@@ -47,8 +52,8 @@ fn status_column(status: &PodStatus, init: &[ContainerStatus], main: &[Container
         _ => None,
     };
     for (position, container) in init.iter().enumerate() {
-        let running = container.state.as_ref().is_some_and(|state| state.running.is_some());
-        if container.ready || (running && container.started == Some(true) && container.ready) {
+        // A completed init container is ready, and so is a sidecar that runs.
+        if container.ready {
             continue;
         }
         return match reason(container) {
@@ -78,7 +83,8 @@ pub fn log_source(
     if desired.container(container).is_none() {
         return refuse(format!("container {container} is not valid for pod {pod}"));
     }
-    let statuses = view.status.container_statuses.iter().chain(&view.status.init_container_statuses).flatten();
+    let statuses =
+        view.status.container_statuses.iter().chain(&view.status.init_container_statuses).flatten();
     let Some(status) = statuses.into_iter().find(|status| status.name == container) else {
         return refuse(format!("container \"{container}\" in pod \"{pod}\" is not available"));
     };

@@ -84,8 +84,7 @@ impl Supervisor {
             .filter(|other| other.key.namespace == key.namespace && other.key.name == key.name)
             .map(|other| other.view.clone())
             .collect();
-        let (record, observed) =
-            found.unwrap_or_else(|| (PodRecord::new(key.clone()), Observed::default()));
+        let (record, observed) = found.unwrap_or_else(|| (PodRecord::new(key.clone()), Observed::default()));
         let (orders, poke) = (watch::channel(order).0, Arc::<Poke>::default());
         let view = watch::channel(PodView {
             status: Arc::new(record.status.clone()),
@@ -275,8 +274,11 @@ pub async fn inventory(shared: &Shared) -> Result<Inventory, RuntimeError> {
         keys.entry(container.pod.uid.clone()).or_insert_with(|| container.pod.clone());
         by_pod.entry(container.pod.uid.clone()).or_default().1.push(container);
     }
-    let doubled: BTreeSet<&SandboxId> =
-        by_pod.values().flat_map(|(sandboxes, _)| sandboxes.iter().skip(1)).map(|sandbox| &sandbox.id).collect();
+    let doubled: BTreeSet<&SandboxId> = by_pod
+        .values()
+        .flat_map(|(sandboxes, _)| sandboxes.iter().skip(1))
+        .map(|sandbox| &sandbox.id)
+        .collect();
     if !doubled.is_empty() {
         tracing::warn!(?doubled, "more than one sandbox for a pod");
     }

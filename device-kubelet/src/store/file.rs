@@ -67,13 +67,18 @@ pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
 pub(super) fn set_aside(dir: &Path, path: &Path) {
     let broken = dir.join("broken");
     let target = broken.join(path.file_name().unwrap_or_default());
-    let moved =
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&broken).and_then(|()| fs::rename(path, &target));
+    let moved = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&broken)
+        .and_then(|()| fs::rename(path, &target));
     match moved {
         Ok(()) => tracing::error!(
             path = %path.display(), kept = %target.display(),
             "checksum does not match (torn write or failing storage); set aside, and treated as absent"
         ),
-        Err(error) => tracing::error!(path = %path.display(), %error, "checksum does not match; cannot set it aside"),
+        Err(error) => {
+            tracing::error!(path = %path.display(), %error, "checksum does not match; cannot set it aside")
+        }
     }
 }

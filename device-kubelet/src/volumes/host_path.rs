@@ -23,9 +23,11 @@ pub(super) fn check(path: &Path, type_: &str) -> Result<(), String> {
             _ => wrong("a directory"),
         },
         "FileOrCreate" if found.is_none() => {
-            fs::OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
-                format!("hostPath {} cannot be made: {error}", path.display())
-            })?;
+            fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path)
+                .map_err(|error| format!("hostPath {} cannot be made: {error}", path.display()))?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o644)).map_err(|error| error.to_string())
         }
         "FileOrCreate" | "File" => match found {

@@ -1,11 +1,6 @@
 //! Volumes in memory: a tmpfs of their own.
 
-use std::{
-    ffi::CString,
-    io,
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-};
+use std::{ffi::CString, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use rustix::mount::{MountFlags, UnmountFlags};
 

@@ -26,9 +26,9 @@ use tokio_util::sync::CancellationToken;
 /// Longer than any back-off, on a clock that is paused.
 const PATIENCE: Duration = Duration::from_secs(4 * 3600);
 
-pub struct Device {
+pub struct Device<R = MemoryRuntime> {
     pub dir: tempfile::TempDir,
-    pub runtime: MemoryRuntime,
+    pub runtime: R,
     pub pods: Pods,
     stop: CancellationToken,
     bundles: BTreeMap<PodUid, Value>,
@@ -39,8 +39,17 @@ pub struct Device {
 
 impl Device {
     pub async fn new(options: MemoryOptions) -> Self {
+        Self::on(MemoryRuntime::new(options)).await
+    }
+
+    pub async fn with_image(image: &str) -> Self {
+        Self::new(MemoryOptions { present: [image.to_owned()].into(), ..MemoryOptions::default() }).await
+    }
+}
+
+impl<R: Runtime + Clone> Device<R> {
+    pub async fn on(runtime: R) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let runtime = MemoryRuntime::new(options);
         let stop = CancellationToken::new();
         let pods = start(&runtime, dir.path(), &stop).await;
         Self {
@@ -53,10 +62,6 @@ impl Device {
             latest: Mutex::default(),
             history: Mutex::default(),
         }
-    }
-
-    pub async fn with_image(image: &str) -> Self {
-        Self::new(MemoryOptions { present: [image.to_owned()].into(), ..MemoryOptions::default() }).await
     }
 
     /// As after `kill -9` of the agent: a new one on the same disk and runtime.
@@ -182,7 +187,7 @@ impl Device {
     }
 }
 
-async fn start(runtime: &MemoryRuntime, dir: &std::path::Path, stop: &CancellationToken) -> Pods {
+async fn start<R: Runtime + Clone>(runtime: &R, dir: &std::path::Path, stop: &CancellationToken) -> Pods {
     let settings = PodsSettings::new(dir, "pi-7".parse().unwrap());
     Pods::start(Arc::new(runtime.clone()), settings, stop.clone()).await.unwrap()
 }
@@ -219,9 +224,7 @@ pub fn state(status: &PodStatus) -> &ApiState {
 
 pub fn waiting(status: &PodStatus) -> Option<String> {
     let statuses = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
-    statuses
-        .into_iter()
-        .find_map(|status| status.state.as_ref()?.waiting.as_ref()?.reason.clone())
+    statuses.into_iter().find_map(|status| status.state.as_ref()?.waiting.as_ref()?.reason.clone())
 }
 
 pub fn condition<'a>(status: &'a PodStatus, type_: &str) -> &'a k8s_openapi::api::core::v1::PodCondition {

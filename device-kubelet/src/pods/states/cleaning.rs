@@ -56,9 +56,8 @@ async fn clean(pod: &mut PodContext, everything: bool) -> Result<(), String> {
         done.map_err(|error| error.to_string())?;
     }
     let dirs = pod.dirs.clone();
-    let removed = tokio::task::spawn_blocking(move || {
-        if everything { dirs.remove() } else { dirs.remove_volumes() }
-    });
+    let removed =
+        tokio::task::spawn_blocking(move || if everything { dirs.remove() } else { dirs.remove_volumes() });
     removed.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
     if everything {
         pod.set_sandbox(None);

@@ -86,12 +86,7 @@ async fn make(pod: &mut PodContext) -> Result<Sandbox, RuntimeError> {
         if old.ready {
             return Ok(old);
         }
-        pod.event(
-            None,
-            false,
-            "SandboxChanged",
-            "Pod sandbox changed, it will be killed and re-created.",
-        );
+        pod.event(None, false, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
         runtime.stop_sandbox(&old.id).await?;
         pod.observe(false).await?;
         // The runtime forgets its containers with it; from here on the status remembers.
@@ -111,10 +106,7 @@ async fn make(pod: &mut PodContext) -> Result<Sandbox, RuntimeError> {
                     pod.set_sandbox(None);
                     runtime.run_sandbox(sandbox_spec::sandbox(&pod.desired, &resolv_conf)).await
                 }
-                None => Err(RuntimeError::Conflict {
-                    what: "sandbox",
-                    id: pod.desired.key.to_string(),
-                }),
+                None => Err(RuntimeError::Conflict { what: "sandbox", id: pod.desired.key.to_string() }),
             }
         }
         made => made,

@@ -63,7 +63,8 @@ fn next_to_stop(pod: &PodContext) -> Vec<(String, ContainerId)> {
     if !others.is_empty() {
         return others;
     }
-    let position = |name: &str| pod.desired.init_containers().position(|(_, container)| container.name == name);
+    let position =
+        |name: &str| pod.desired.init_containers().position(|(_, container)| container.name == name);
     sidecars.into_iter().max_by_key(|(name, _)| position(name)).into_iter().collect()
 }
 
