@@ -69,7 +69,7 @@ use self::{
 };
 use crate::{
     images::Puller,
-    runtime::{Runtime, RuntimeError},
+    runtime::Runtime,
     store::{Index, Loaded, Plain, Store, StoreError, Writes},
     volumes::PodDirs,
 };
@@ -216,9 +216,6 @@ pub enum PodsError {
     /// It cannot be kept; the device still holds what it held.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The runtime did not say what it runs, so nothing can be adopted.
-    #[error("cannot list the containers of this device: {0}")]
-    Runtime(#[from] RuntimeError),
     /// A thread of the agent ended.
     #[error("the agent is shutting down")]
     Stopped,
@@ -259,8 +256,13 @@ impl Pods {
             saver: Saver::new(store.clone(), settings.durability),
             settings,
         });
-        let mut seen = inventory(&shared).await?;
         let supervisor = Supervisor::new(shared.clone(), stop);
+        // At boot the runtime may come up after the agent.
+        let mut seen = inventory(&shared).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the container runtime does not answer yet; pods wait for it");
+            supervisor.runtime_is_unseen();
+            Default::default()
+        });
         if loaded.whole {
             supervisor.desired_set_is_whole();
         }

@@ -229,3 +229,19 @@ async fn a_runtime_that_was_away_is_looked_at_again() {
     device.until_phase("u2", "Running").await;
     assert_eq!(device.running().await.len(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_comes_up_after_the_agent_keeps_its_containers() {
+    let mut device = Device::with_image("busybox:1").await;
+    device.apply(simple("job", "u1", "Never", FOREVER)).await;
+    let before = device.until_phase("u1", "Running").await;
+    settle().await;
+    let containers = device.containers().await;
+    device.runtime.set_unavailable(true);
+    device.restart_agent().await;
+    settle().await;
+    device.runtime.set_unavailable(false);
+    assert_eq!(device.until_phase("u1", "Running").await, before);
+    settle().await;
+    assert_eq!(device.containers().await, containers);
+}

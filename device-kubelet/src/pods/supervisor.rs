@@ -29,6 +29,8 @@ use crate::{
 
 /// Everything is looked at once in so long, in case an event was lost.
 const RELIST: Duration = Duration::from_secs(60);
+/// How often a pod asks a runtime that has not answered since the agent started.
+const UNSEEN_RETRY: Duration = Duration::from_secs(2);
 /// Grace for containers of pods that nobody knows.
 const STRAY_GRACE: Duration = Duration::from_secs(2);
 
@@ -48,6 +50,8 @@ pub struct Supervisor {
     stop: CancellationToken,
     /// The desired set is known to be whole: what is not in it is unwanted.
     whole: AtomicBool,
+    /// The runtime has not said yet what it has.
+    unseen: AtomicBool,
 }
 
 /// What the runtime has, by pod.
@@ -56,8 +60,9 @@ pub type Inventory = BTreeMap<PodUid, (PodKey, Observed)>;
 impl Supervisor {
     /// Without pods.
     pub fn new(shared: Arc<Shared>, stop: CancellationToken) -> Arc<Self> {
-        let (workers, tasks, whole) = (Mutex::default(), TaskTracker::new(), AtomicBool::new(false));
-        Arc::new(Self { shared, workers, tasks, stop, whole })
+        let (workers, tasks) = (Mutex::default(), TaskTracker::new());
+        let (whole, unseen) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { shared, workers, tasks, stop, whole, unseen })
     }
 
     fn workers(&self) -> MutexGuard<'_, BTreeMap<PodUid, Worker>> {
@@ -69,6 +74,11 @@ impl Supervisor {
         if !self.whole.swap(true, Ordering::Relaxed) {
             tracing::debug!("the desired set is whole");
         }
+    }
+
+    /// The runtime does not answer yet: pods that start now look first, and wait for it as long as that takes.
+    pub fn runtime_is_unseen(&self) {
+        self.unseen.store(true, Ordering::Relaxed);
     }
 
     /// Hands an order to a pod's task; starts the task if there is none.
@@ -106,7 +116,8 @@ impl Supervisor {
         workers.insert(key.uid.clone(), Worker { key: key.clone(), orders, poke, view: view.1 });
         drop(workers);
         let span = tracing::info_span!("pod", namespace = %key.namespace, name = %key.name, uid = %key.uid);
-        self.tasks.spawn(self.clone().run(key, pod).instrument(span));
+        let look_first = self.unseen.load(Ordering::Relaxed);
+        self.tasks.spawn(self.clone().run(key, pod, look_first).instrument(span));
     }
 
     /// The pod is gone from the API.
@@ -123,8 +134,23 @@ impl Supervisor {
         }
     }
 
-    async fn run(self: Arc<Self>, key: PodKey, pod: PodContext) {
+    /// What runs already must be known before anything is decided. `false` if the agent stops.
+    async fn look_first(&self, pod: &mut PodContext) -> bool {
+        while let Err(error) = pod.observe(true).await {
+            tracing::warn!(%error, "waiting for the container runtime");
+            tokio::select! {
+                () = self.stop.cancelled() => return false,
+                () = tokio::time::sleep(UNSEEN_RETRY) => {}
+            }
+        }
+        true
+    }
+
+    async fn run(self: Arc<Self>, key: PodKey, pod: PodContext, look_first: bool) {
         let mut pod = Box::new(pod);
+        if look_first && !self.look_first(&mut pod).await {
+            return;
+        }
         let end = drive(&mut pod, &self.stop).await;
         drop(pod);
         if end == End::Stopped {
@@ -205,6 +231,7 @@ impl Supervisor {
             }
         };
         let mut strays = Vec::new();
+        self.unseen.store(false, Ordering::Relaxed);
         {
             let workers = self.workers();
             for (uid, (key, observed)) in &inventory {
