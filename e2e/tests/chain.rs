@@ -271,7 +271,7 @@ async fn a_pod_of_two_containers_shares_its_network(fleet: &Fleet) -> Result<()>
     scene
         .apply(&pod("pair", &json!({ "restartPolicy": "OnFailure", "containers": [
             shell("server", "echo hello > /tmp/index.html; exec httpd -f -p 9090 -h /tmp"),
-            shell("client", "until nc -z 127.0.0.1 9090; do sleep 0.1; done; echo reached; exec sleep 100000"),
+            shell("client", "until nc -w 1 127.0.0.1 9090 </dev/null; do sleep 0.1; done; echo reached; exec sleep 100000"),
         ] })))
         .await?;
     scene.ready("pair").await?;
