@@ -136,7 +136,7 @@ async fn a_deployment_places_its_replicas(fleet: &Fleet) -> Result<()> {
 async fn logs_follow_tail_and_outlive_a_restart(fleet: &Fleet) -> Result<()> {
     let scene = Scene::open(fleet, "logs").await?;
     // Counts, waits for a file, then fails: so the follower sees an end, and a previous instance exists.
-    let line = "i=0; while [ $i -lt 50 ]; do i=$((i+1)); echo line $i; done; echo oops >&2; \
+    let line = "i=0; while [ $i -lt 50 ]; do i=$((i+1)); echo line $i; done; echo oops; \
                 while [ ! -e /gate/open ]; do sleep 0.1; done; echo last; exit 3";
     scene
         .apply(&pod("talks", &json!({
