@@ -20,6 +20,7 @@
 //! sysctl, no firewall rule outside namespaces of our own.
 
 pub mod answer;
+pub mod bench;
 pub mod binaries;
 pub mod control_plane;
 pub mod device;

@@ -1,0 +1,149 @@
+//! `make bench`: what a fleet costs and how fast it is, measured beside something else in the same run.
+//!
+//! | part | measured | beside it |
+//! |---|---|---|
+//! | `pods` | creation → Running, deletion → gone, on real Podman | `podman` on the same device, in the same minute |
+//! | `idle` | memory, processor, network and disk of an agent with one running pod | – |
+//! | `scale` | Nodes, pods and deletions a second, memory and idle load of `vk-nats` | `kwok` on the same control plane |
+//!
+//! It judges nothing: on a busy machine every time is longer. Ratios within one run are what to compare.
+
+mod idle;
+mod kwok;
+mod pods;
+mod report;
+mod scale;
+mod simulation;
+mod table;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, ValueEnum};
+use e2e::bench::machine::{self, Machine};
+use e2e::binaries;
+use e2e::fleet::{Fleet, FleetOptions};
+use e2e::process::write_json;
+
+use report::Report;
+
+/// The one real device.
+const DEVICE: &str = "pi";
+
+/// Measures a fleet on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "fleet-bench")]
+struct Arguments {
+    /// Only these parts
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Pods, Part::Idle, Part::Scale])]
+    only: Vec<Part>,
+    /// Pods that are started one at a time
+    #[arg(long, default_value_t = 30)]
+    starts: usize,
+    /// Seconds for which an idle process is watched
+    #[arg(long, default_value_t = 60)]
+    idle_seconds: u64,
+    /// Simulated devices, and nodes of kwok
+    #[arg(long, default_value_t = 1000)]
+    devices: usize,
+    /// Pods on them
+    #[arg(long, default_value_t = 2000)]
+    pods: usize,
+    /// What is printed; the JSON is always written to a file, too
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Starts and deletions of pods on real Podman
+    Pods,
+    /// An idle agent
+    Idle,
+    /// A thousand devices
+    Scale,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    #[default]
+    Table,
+    /// For programs
+    Json,
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| "e2e=info,fleet_bench=info".into()),
+        )
+        .with_target(false)
+        .without_time()
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = runtime
+        .context("cannot start the runtime")
+        .and_then(|runtime| runtime.block_on(Box::pin(run(Arguments::parse()))));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to do if stderr is closed.
+            let _ = writeln!(std::io::stderr(), "fleet-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<()> {
+    let wants = |part| arguments.only.contains(&part);
+    let machine = Machine::this().await;
+    let fleet = Fleet::up(options()).await?;
+    let idle = Duration::from_secs(arguments.idle_seconds);
+
+    let measured = async {
+        let mut report = Report::new(machine);
+        if wants(Part::Pods) {
+            report.pods = Some(pods::measure(&fleet, arguments.starts).await?);
+        }
+        if wants(Part::Idle) {
+            report.idle = Some(idle::measure(&fleet, idle).await?);
+        }
+        if wants(Part::Scale) {
+            report.scale = Some(scale::measure(&fleet, arguments.devices, arguments.pods, idle).await?);
+        }
+        report.load_after = machine::load();
+        anyhow::Ok(report)
+    };
+    let measured = Box::pin(measured).await;
+    if measured.is_err() {
+        let kept = e2e::logs::collect(fleet.folder(), &e2e::logs::folder()?.join("bench"))?;
+        tracing::info!("the logs are in {}", kept.display());
+    }
+    fleet.down().await?;
+    let report = measured?;
+
+    let folder = binaries::state()?.join("bench");
+    std::fs::create_dir_all(&folder)?;
+    let file = folder.join(format!("{}.json", report.machine.measured_at.replace(':', "-")));
+    write_json(&file, &report)?;
+    let text = match arguments.output {
+        Output::Json => serde_json::to_string_pretty(&report)?,
+        Output::Table => format!("{}\n{}", table::of(&report), file.display()),
+    };
+    writeln!(std::io::stdout(), "{text}").context("cannot write to stdout")
+}
+
+fn options() -> FleetOptions {
+    let mut options = FleetOptions::with_devices([DEVICE])
+        .agent_setting("log-level", "info")
+        .vk_setting("log-level", "info");
+    options.images = vec!["v1".to_owned()];
+    // Kubernetes' default: scenarios wait less, but here the machine may be busy.
+    options.control_plane.node_monitor_grace_period = Duration::from_secs(50);
+    options
+}
