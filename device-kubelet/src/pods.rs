@@ -368,6 +368,11 @@ impl Pods {
         self.inner.shared.outbox.next(max).await
     }
 
+    /// All statuses are to be told again: a new session, whose other end may know none of them.
+    pub fn offer_reports_again(&self) {
+        self.inner.shared.outbox.offer_again();
+    }
+
     /// What became of a report. `Later` is offered again after a few seconds; everything else drops it.
     pub fn acknowledge(&self, outcome: &PodOutcome) {
         self.inner.shared.outbox.acknowledge(outcome);

@@ -226,6 +226,7 @@ impl Driver {
             sync.soon();
         }
         self.node_settings(reply.node_settings, sync).await;
+        self.pods.offer_reports_again();
         let heartbeat = reply.heartbeat_interval_seconds.clamp(*HEARTBEAT.start(), *HEARTBEAT.end());
         tracing::info!(
             session = self.channel.session_id().map(tracing::field::display),

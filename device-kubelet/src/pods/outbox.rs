@@ -1,4 +1,4 @@
-//! Statuses on their way up: the latest of each pod, until it is acknowledged.
+//! Statuses on their way up: the latest of each pod, until it is acknowledged, and again in each new session.
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +28,7 @@ pub struct Outbox {
 struct Entry {
     report: PodReport,
     not_before: Option<Instant>,
+    taken: bool,
 }
 
 impl Outbox {
@@ -40,7 +41,7 @@ impl Outbox {
         let mut state = self.state();
         let waiting = state.get(&report.key.uid).and_then(|entry| entry.not_before);
         let not_before = soft.then(|| waiting.unwrap_or_else(|| Instant::now() + SOFT));
-        state.insert(report.key.uid.clone(), Entry { report, not_before });
+        state.insert(report.key.uid.clone(), Entry { report, not_before, taken: false });
         drop(state);
         self.changed.notify_one();
     }
@@ -48,6 +49,14 @@ impl Outbox {
     /// Nothing is to be told of the pod any more.
     pub fn forget(&self, uid: &PodUid) {
         self.state().remove(uid);
+    }
+
+    /// Everything is to be told again: whoever took it may have forgotten it.
+    pub fn offer_again(&self) {
+        for entry in self.state().values_mut() {
+            entry.taken = false;
+        }
+        self.changed.notify_one();
     }
 
     /// What is not acknowledged; waits for the first.
@@ -70,9 +79,10 @@ impl Outbox {
 
     fn ready(&self, max: usize, now: Instant) -> (Vec<PodReport>, Option<Instant>) {
         let state = self.state();
+        let open = || state.values().filter(|entry| !entry.taken);
         let rests = |entry: &&Entry| entry.not_before.is_some_and(|at| at > now);
-        let ready = state.values().filter(|entry| !rests(entry)).take(max).map(|entry| entry.report.clone());
-        (ready.collect(), state.values().filter_map(|entry| entry.not_before).filter(|at| *at > now).min())
+        let ready = open().filter(|entry| !rests(entry)).take(max).map(|entry| entry.report.clone());
+        (ready.collect(), open().filter_map(|entry| entry.not_before).filter(|at| *at > now).min())
     }
 
     /// What became of a report.
@@ -94,7 +104,8 @@ impl Outbox {
                 tracing::error!(pod = %entry.report.key, %refusal, "the API server refuses this status");
                 state.remove(&outcome.uid);
             }
-            Outcome::Taken | Outcome::Gone => {
+            Outcome::Taken => entry.taken = true,
+            Outcome::Gone => {
                 state.remove(&outcome.uid);
             }
         }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use fleet_wire::name::PodUid;
+use fleet_wire::{message::PodReport, name::PodUid};
 use tokio::{
     sync::{Mutex, MutexGuard},
     time::Instant,
@@ -32,6 +32,15 @@ pub struct LaneState {
     pub written_at: Option<Instant>,
     /// Digest of the last status that the API server took.
     pub written: Option<[u8; 32]>,
+    /// The last report that the API server took: what others changed since is put right from it.
+    pub told: Option<PodReport>,
+}
+
+impl Lane {
+    /// The state, unless a report is being written right now.
+    pub fn idle(&self) -> Option<MutexGuard<'_, LaneState>> {
+        self.state.try_lock().ok()
+    }
 }
 
 /// The place of one report in its pod's queue.
@@ -68,6 +77,11 @@ impl Turns {
         let lane = Arc::clone(self.lanes.entry(uid.clone()).or_default());
         lane.newest.store(self.numbers, Ordering::Release);
         Turn { lane, number: self.numbers }
+    }
+
+    /// All queues.
+    pub fn lanes(&self) -> Vec<Arc<Lane>> {
+        self.lanes.values().map(Arc::clone).collect()
     }
 
     /// Forgets pods that are no longer there.

@@ -8,15 +8,16 @@ use http::Method;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
     deletion::{Deletion, decide},
     plan::{Plan, is_transition, plan},
-    turn::{LaneState, PACE, Turn},
+    turn::{Lane, LaneState, PACE, Turn},
 };
 use crate::{
-    identity::{ApiError, Call, JSON, Lane, NodeClient, STRATEGIC_MERGE_PATCH},
+    identity::{self, ApiError, Call, JSON, NodeClient, STRATEGIC_MERGE_PATCH},
     pods::Pods,
 };
 
@@ -53,7 +54,10 @@ async fn attempt(
         }
     }
     let outcome = match write_status(client, device, &pod, report, &mut lane).await {
-        Ok(()) => Outcome::Taken,
+        Ok(()) => {
+            lane.told = Some(report.clone());
+            Outcome::Taken
+        }
         Err(outcome) => outcome,
     };
     match (deletion, &outcome) {
@@ -66,6 +70,30 @@ async fn attempt(
         }
         _ => outcome,
     }
+}
+
+/// How long after an own write the watch may still show what was before.
+const SETTLES: Duration = Duration::from_secs(5);
+
+/// Puts right what others changed of the last report: the lifecycle controller takes readiness away from the
+/// pods of a silent Node, and gives it back to none of them.
+pub async fn reconcile(client: &NodeClient, pods: &Pods, device: &DeviceName, lane: &Lane) {
+    let Some(mut state) = lane.idle() else { return };
+    if state.written_at.is_some_and(|at| at.elapsed() < SETTLES) {
+        return;
+    }
+    let Some(report) = state.told.take() else { return };
+    let Some(pod) = pods.of_device(device, &report.key.uid) else { return };
+    if let Plan::Patch(patch) = plan(&pod, &report.key.uid, &report.status, true) {
+        tracing::debug!(%device, pod = %report.key, "somebody changed the pod's status: it is written again");
+        state.written_at = Some(Instant::now());
+        match patch_status(client, device, &report, &patch).await {
+            Err(ApiError::Gone { .. }) => return,
+            Err(error) => tracing::warn!(%device, pod = %report.key, %error, "a status was not put right"),
+            Ok(()) => {}
+        }
+    }
+    state.told = Some(report);
 }
 
 async fn write_status(
@@ -112,7 +140,7 @@ async fn patch_status(
     patch: &Value,
 ) -> Result<(), ApiError> {
     let path = format!("{}/status", path(report));
-    let call = Call::new("patch pods/status", Lane::Pod, Method::PATCH, path, STRATEGIC_MERGE_PATCH, patch);
+    let call = Call::new("patch pods/status", identity::Lane::Pod, Method::PATCH, path, STRATEGIC_MERGE_PATCH, patch);
     client.send(device, call).await.map(|_| ())
 }
 
@@ -123,7 +151,7 @@ async fn delete(client: &NodeClient, device: &DeviceName, report: &PodReport) ->
         "gracePeriodSeconds": 0,
         "preconditions": { "uid": report.key.uid },
     });
-    let call = Call::new("delete pods", Lane::Pod, Method::DELETE, path(report), JSON, &options);
+    let call = Call::new("delete pods", identity::Lane::Pod, Method::DELETE, path(report), JSON, &options);
     client.send(device, call).await.map(|_| ())
 }
 

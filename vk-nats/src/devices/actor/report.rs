@@ -81,6 +81,21 @@ impl Actor {
         });
     }
 
+    /// Looks whether the API still has what the device last said of its pods, and says it again where not.
+    pub(super) fn reconcile_pods(&mut self) {
+        let lanes = self.turns.lanes();
+        if lanes.is_empty() {
+            return;
+        }
+        let (context, device) = (Arc::clone(&self.context), self.device.clone());
+        self.work.spawn(async move {
+            for lane in lanes {
+                status::reconcile(&context.client, &context.pods, &device, &lane).await;
+            }
+            Done::Told
+        });
+    }
+
     async fn busy(&mut self, asked: &Asked) -> bool {
         let busy = self.work.len() >= MOST_WORK;
         if busy {

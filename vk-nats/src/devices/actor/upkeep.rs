@@ -140,6 +140,9 @@ impl Actor {
 
     pub(super) fn lease_written(&mut self, result: &Result<(), ApiError>) {
         self.upkeep.leasing = false;
+        if result.is_ok() && self.upkeep.alive {
+            self.reconcile_pods();
+        }
         if let Err(error) = result {
             tracing::warn!(device = %self.device, %error, "the Node's Lease was not renewed");
             self.upkeep.lease_due = Some(Instant::now() + Duration::from_secs(2));
@@ -184,6 +187,9 @@ impl Actor {
                     self.upkeep.due_status(now);
                 }
                 self.upkeep.written = Some(report);
+                if self.upkeep.alive {
+                    self.reconcile_pods();
+                }
             }
             // The watch will tell.
             Err(ApiError::Gone { message }) => {
