@@ -21,7 +21,7 @@ use k8s_openapi::{
 use super::{
     clock::whole_seconds,
     conditions::{Facts, conditions},
-    desired::{Desired, Role},
+    desired::{Desired, RestartPolicy, Role},
     observed::Observed,
     phase::{PodPhase, has_started, phase},
     qos,
@@ -144,7 +144,7 @@ impl View<'_> {
             Some(seen) => self.seen(container, seen, told),
             None => self.unseen(container, told),
         };
-        self.overlay_waiting(&mut status);
+        self.overlay_waiting(self.desired.restart_policy_of(role, container), &mut status);
         let state = status.state.as_ref();
         let running = state.is_some_and(|state| state.running.is_some());
         let completed =
@@ -226,14 +226,19 @@ impl View<'_> {
         status
     }
 
-    fn overlay_waiting(&self, status: &mut ContainerStatus) {
+    /// What a container waits for, unless it runs, or has ended and will not be started again.
+    fn overlay_waiting(&self, policy: RestartPolicy, status: &mut ContainerStatus) {
         let Some(waiting) = self.waiting.get(&status.name).filter(|_| !self.ending) else {
             return;
         };
         match &status.state {
             Some(state) if state.running.is_some() => return,
-            Some(state) if state.terminated.is_some() => status.last_state = status.state.clone(),
-            _ => {}
+            Some(state) => match &state.terminated {
+                Some(ended) if !policy.restarts(ended.exit_code) => return,
+                Some(_) => status.last_state = status.state.clone(),
+                None => {}
+            },
+            None => {}
         }
         status.state = Some(ApiState {
             waiting: Some(ContainerStateWaiting {
