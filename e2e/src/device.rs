@@ -90,7 +90,7 @@ impl Device {
         set("fleet-root-key", root_key.to_owned());
         set("fleet-keys-file", statement.display().to_string());
         set("podman-socket", self.podman.url());
-        set("log-level", "debug".to_owned());
+        set("log-level", "info,device_kubelet=debug,fleet_daemon=debug".to_owned());
         settings.extend(extra.clone());
         Ok(fs::write(self.config(), toml::to_string(&settings)?)?)
     }

@@ -37,7 +37,8 @@ impl EgressProxy {
     /// # Errors
     /// When the socket cannot be made.
     pub fn start(socket: &Path, client: kube::Client) -> Result<Self> {
-        let listener = UnixListener::bind(socket).with_context(|| format!("listening on {}", socket.display()))?;
+        let listener =
+            UnixListener::bind(socket).with_context(|| format!("listening on {}", socket.display()))?;
         let seen = Arc::<Mutex<Seen>>::default();
         let shared = Arc::clone(&seen);
         let accept = tokio::spawn(async move {
@@ -83,7 +84,11 @@ async fn tunnel(stream: UnixStream, client: kube::Client, seen: &Mutex<Seen>) ->
     let refuse = tunnelled(client).await?.contains(host);
     {
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if refuse { seen.refused.insert(target.clone()) } else { seen.passed.insert(target.clone()) };
+        if refuse {
+            seen.refused.insert(target.clone())
+        } else {
+            seen.passed.insert(target.clone())
+        };
     }
     if refuse {
         stream.write_all(b"HTTP/1.1 502 Bad Gateway\r\n\r\nno tunnel to this node\n").await?;

@@ -169,6 +169,40 @@ impl Fleet {
         ledger::remove(&self.folder).await
     }
 
+    /// Brings the fleet back to what it was like after bring-up: everything runs and is connected, and the
+    /// namespaces of scenarios are gone.
+    ///
+    /// # Errors
+    /// When something does not come back.
+    pub async fn clear(&self) -> Result<()> {
+        if !self.nats.server.is_running() {
+            self.nats.start().await?;
+        }
+        if !self.control_plane.apiserver.is_running() {
+            self.control_plane.start_apiserver().await?;
+        }
+        if let Some(vk) = self.vk.as_ref().filter(|vk| !vk.process.is_running()) {
+            vk.start().await?;
+        }
+        for device in &self.devices {
+            if !device.podman.service.is_running() || (self.options.agents && !device.agent.is_running()) {
+                device.power_on().await?;
+            }
+            device.plug().await?;
+        }
+        let namespaces = self.kubectl.run("get namespaces --output name").await?;
+        let of_the_cluster = |name: &str| name == "default" || name == vk::NAMESPACE || name.starts_with("kube-");
+        let left: Vec<&str> = namespaces
+            .lines()
+            .filter_map(|line| line.strip_prefix("namespace/"))
+            .filter(|name| !of_the_cluster(name))
+            .collect();
+        if !left.is_empty() {
+            self.kubectl.run(&format!("delete namespace {} --timeout 60s", left.join(" "))).await?;
+        }
+        Ok(())
+    }
+
     /// Leaves it running when this value is dropped; the next run prunes it.
     pub fn keep(&self) {
         self.removed_on_drop.store(false, Ordering::Relaxed);

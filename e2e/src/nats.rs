@@ -83,10 +83,19 @@ impl Nats {
         self.server
             .ready(Duration::from_secs(20), async || {
                 // The server speaks first, before TLS: `INFO {…}`.
-                let mut greeting = [0; 4];
-                let mut stream = TcpStream::connect((self.address, PORT)).await?;
-                stream.read_exact(&mut greeting).await?;
-                Ok(if &greeting == b"INFO" { Look::Done(()) } else { Look::not_yet("no NATS server") })
+                let greets = async {
+                    let mut greeting = [0; 4];
+                    let mut stream = TcpStream::connect((self.address, PORT)).await?;
+                    stream.read_exact(&mut greeting).await?;
+                    anyhow::Ok(&greeting == b"INFO")
+                };
+                // A lost first packet is sent again only after a second: a fresh connection is quicker.
+                Ok(match tokio::time::timeout(Duration::from_secs(2), greets).await {
+                    Ok(Ok(true)) => Look::Done(()),
+                    Ok(Ok(false)) => Look::not_yet("no NATS server"),
+                    Ok(Err(error)) => return Err(error),
+                    Err(_) => Look::not_yet("no greeting within 2 s"),
+                })
             })
             .await
     }

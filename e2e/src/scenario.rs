@@ -89,7 +89,12 @@ impl Stage {
                 .with_context(|| format!("{name} did not end within {} s", DEADLINE.as_secs()))?
         });
         if let Err(error) = result {
-            return Err(with_logs(error, fleet, name));
+            let error = with_logs(error, fleet, name);
+            // The next scenario is to fail for its own reasons only.
+            if let Err(left) = self.runtime.block_on(fleet.clear()) {
+                tracing::warn!("what {name} left could not be removed: {left:#}");
+            }
+            return Err(error);
         }
         Ok(())
     }

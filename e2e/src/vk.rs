@@ -117,7 +117,7 @@ impl VkNats {
         set("serving-key-file", self.pki.key(&self.name).display().to_string());
         set("client-ca-file", self.pki.cert("cluster-ca").display().to_string());
         set("health-listen", format!("{}:{HEALTH_PORT}", self.address));
-        set("log-level", "debug".to_owned());
+        set("log-level", "info,vk_nats=debug,fleet_daemon=debug".to_owned());
         let seeds: Vec<_> = keys.curve_seeds().iter().map(|path| path.display().to_string()).collect();
         settings.insert("fleet-key-files".into(), seeds.into());
         settings.extend(extra.clone());

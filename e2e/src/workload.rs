@@ -179,23 +179,22 @@ impl<'a> Scene<'a> {
         .await
     }
 
-    /// Waits for an Event of an object with a reason; gives its message.
+    /// Waits for an Event of an object with a reason, whose message holds `words`.
     ///
     /// # Errors
     /// When there is none after [`PATIENCE`].
-    pub async fn event(&self, object: &str, reason: &str) -> Result<String> {
-        until(format!("an Event {reason} of {object}"), PATIENCE, async || {
-            let events = self
-                .json(&format!("get events --field-selector involvedObject.name={object}"))
-                .await?;
+    pub async fn event(&self, object: &str, reason: &str, words: &str) -> Result<()> {
+        until(format!("an Event {reason} of {object} that says {words:?}"), PATIENCE, async || {
+            let events =
+                self.json(&format!("get events --field-selector involvedObject.name={object}")).await?;
             let events = events["items"].as_array().context("no list of Events")?;
-            let found = events.iter().find(|event| event["reason"] == reason);
-            Ok(match found {
-                Some(event) => Look::Done(event["message"].as_str().unwrap_or_default().to_owned()),
-                None => Look::not_yet(
-                    events.iter().filter_map(|event| event["reason"].as_str()).collect::<Vec<_>>().join(", "),
-                ),
-            })
+            let says = |event: &Value| event["message"].as_str().is_some_and(|text| text.contains(words));
+            if events.iter().any(|event| event["reason"] == reason && says(event)) {
+                return Ok(Look::Done(()));
+            }
+            let seen: Vec<_> =
+                events.iter().map(|event| format!("{}: {}", event["reason"], event["message"])).collect();
+            Ok(Look::not_yet(seen.join(", ")))
         })
         .await
     }
@@ -204,9 +203,6 @@ impl<'a> Scene<'a> {
 /// The status of a condition of a pod or Node.
 #[must_use]
 pub fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a str> {
-    object["status"]["conditions"]
-        .as_array()?
-        .iter()
-        .find(|condition| condition["type"] == kind)?["status"]
+    object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)?["status"]
         .as_str()
 }

@@ -37,7 +37,9 @@ async fn devices_are_nodes(fleet: &Fleet) -> Result<()> {
             ensure!(status["capacity"][resource].is_string(), "no capacity of {resource}: {status}");
             ensure!(status["allocatable"][resource].is_string(), "no allocatable {resource}: {status}");
         }
-        ensure!(status["nodeInfo"]["architecture"] == "amd64" || status["nodeInfo"]["architecture"] == "arm64");
+        ensure!(
+            status["nodeInfo"]["architecture"] == "amd64" || status["nodeInfo"]["architecture"] == "arm64"
+        );
         ensure!(condition(&node, "MemoryPressure") == Some("False"), "{status}");
         let addresses: Vec<_> = status["addresses"].as_array().context("no addresses")?.iter().collect();
         ensure!(addresses.len() == 1 && addresses[0]["type"] == "Hostname", "{addresses:?}");
@@ -45,7 +47,9 @@ async fn devices_are_nodes(fleet: &Fleet) -> Result<()> {
         ensure!(node["spec"]["taints"][0]["key"] == "fleet.harmony.io/device", "{}", node["spec"]);
         fleet.kubectl.run(&format!("--namespace kube-node-lease get lease {}", device.name)).await?;
         let described = fleet.kubectl.run(&format!("describe node {}", device.name)).await?;
-        ensure!(described.contains("Container Runtime Version:") && described.contains("Non-terminated Pods"));
+        ensure!(
+            described.contains("Container Runtime Version:") && described.contains("Non-terminated Pods")
+        );
     }
     Ok(())
 }
@@ -85,7 +89,11 @@ async fn a_daemon_set_runs_on_every_device_and_rolls_out(fleet: &Fleet) -> Resul
         serves(fleet, &device.name, 8081, "first").await?;
     }
     let set = scene.json("get daemonset web").await?;
-    ensure!(set["status"]["numberReady"] == 2 && set["status"]["desiredNumberScheduled"] == 2, "{}", set["status"]);
+    ensure!(
+        set["status"]["numberReady"] == 2 && set["status"]["desiredNumberScheduled"] == 2,
+        "{}",
+        set["status"]
+    );
 
     scene.kubectl("set image daemonset/web web=localhost/hello:v2").await?;
     scene.kubectl("rollout status daemonset/web --timeout 120s").await?;
@@ -121,7 +129,11 @@ async fn a_deployment_places_its_replicas(fleet: &Fleet) -> Result<()> {
     scene.kubectl("scale deployment/work --replicas 1").await?;
     scene
         .until("deployment/work", "one replica", PATIENCE, |seen| {
-            if seen["status"]["readyReplicas"] == 1 && seen["status"]["replicas"] == 1 { Ok(()) } else { Err(seen["status"].to_string()) }
+            if seen["status"]["readyReplicas"] == 1 && seen["status"]["replicas"] == 1 {
+                Ok(())
+            } else {
+                Err(seen["status"].to_string())
+            }
         })
         .await?;
     until("three pods to be gone", PATIENCE, async || {
@@ -139,13 +151,16 @@ async fn logs_follow_tail_and_outlive_a_restart(fleet: &Fleet) -> Result<()> {
     let line = "i=0; while [ $i -lt 50 ]; do i=$((i+1)); echo line $i; done; echo oops; \
                 while [ ! -e /gate/open ]; do sleep 0.1; done; echo last; exit 3";
     scene
-        .apply(&pod("talks", &json!({
-            "containers": [{ "name": "c", "image": "localhost/hello:v1", "command": ["sh", "-c", line],
-                             "volumeMounts": [{ "name": "gate", "mountPath": "/gate" }] },
-                           shell("keeper", "exec sleep 100000")],
-            "volumes": [{ "name": "gate", "emptyDir": {} }],
-            "nodeName": null,
-        })))
+        .apply(&pod(
+            "talks",
+            &json!({
+                "containers": [{ "name": "c", "image": "localhost/hello:v1", "command": ["sh", "-c", line],
+                                 "volumeMounts": [{ "name": "gate", "mountPath": "/gate" }] },
+                               shell("keeper", "exec sleep 100000")],
+                "volumes": [{ "name": "gate", "emptyDir": {} }],
+                "nodeName": null,
+            }),
+        ))
         .await?;
     let seen = scene.ready("talks").await?;
     let node = seen["spec"]["nodeName"].as_str().context("not scheduled")?.to_owned();
@@ -163,8 +178,7 @@ async fn logs_follow_tail_and_outlive_a_restart(fleet: &Fleet) -> Result<()> {
     let recent = scene.kubectl("logs talks --container c --since 1h").await?;
     ensure!(recent.lines().count() == 51, "{recent}");
 
-    let mut follower =
-        fleet.kubectl.spawn("--namespace logs logs talks --container c --follow --tail 1")?;
+    let mut follower = fleet.kubectl.spawn("--namespace logs logs talks --container c --follow --tail 1")?;
     let mut lines = BufReader::new(follower.stdout.take().context("no output")?).lines();
     ensure!(lines.next_line().await?.as_deref() == Some("oops"));
     // Opens the gate from the other container, on the device itself.
@@ -177,7 +191,9 @@ async fn logs_follow_tail_and_outlive_a_restart(fleet: &Fleet) -> Result<()> {
     scene
         .until("pod/talks", "a restart", PATIENCE, |seen| {
             let found = seen["status"]["containerStatuses"].as_array().is_some_and(|all| {
-                all.iter().any(|c| c["restartCount"].as_u64() >= Some(1) && c["lastState"]["terminated"]["exitCode"] == 3)
+                all.iter().any(|c| {
+                    c["restartCount"].as_u64() >= Some(1) && c["lastState"]["terminated"]["exitCode"] == 3
+                })
             });
             if found { Ok(()) } else { Err(seen["status"].to_string()) }
         })
@@ -191,10 +207,14 @@ async fn logs_follow_tail_and_outlive_a_restart(fleet: &Fleet) -> Result<()> {
 
 async fn settings_reach_a_container_as_variables_and_files(fleet: &Fleet) -> Result<()> {
     let scene = Scene::open(fleet, "settings").await?;
-    scene.apply(&json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "plain" },
-                         "data": { "colour": "green", "file.txt": "from a config map" } })).await?;
-    scene.apply(&json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "hidden" },
-                         "stringData": { "word": "s3cret", "key.pem": "from a secret" } })).await?;
+    scene
+        .apply(&json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "plain" },
+                         "data": { "colour": "green", "file.txt": "from a config map" } }))
+        .await?;
+    scene
+        .apply(&json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "hidden" },
+                         "stringData": { "word": "s3cret", "key.pem": "from a secret" } }))
+        .await?;
     let line = "echo $COLOUR $WORD $PRE_colour $NAME $COMBINED; cat /plain/file.txt; echo; cat /hidden/key.pem; echo; \
                 stat -L -c %a /hidden/key.pem; ls /plain; echo kept > /scratch/x && cat /scratch/x";
     scene
@@ -248,7 +268,8 @@ async fn a_changed_config_map_reaches_the_running_pod(fleet: &Fleet) -> Result<(
 
 async fn restart_policies_are_kept(fleet: &Fleet) -> Result<()> {
     let scene = Scene::open(fleet, "restarts").await?;
-    let policy = |policy: &str, line: &str| json!({ "restartPolicy": policy, "containers": [shell("c", line)] });
+    let policy =
+        |policy: &str, line: &str| json!({ "restartPolicy": policy, "containers": [shell("c", line)] });
     scene.apply(&pod("never-fails", &policy("Never", "exit 7"))).await?;
     scene.apply(&pod("never-ends", &policy("Never", "exit 0"))).await?;
     scene.apply(&pod("on-failure-ends", &policy("OnFailure", "exit 0"))).await?;
@@ -260,9 +281,12 @@ async fn restart_policies_are_kept(fleet: &Fleet) -> Result<()> {
     scene.phase("on-failure-ends", "Succeeded").await?;
     let looping = scene.waits("always", "CrashLoopBackOff").await?;
     let status = &looping["status"]["containerStatuses"][0];
-    ensure!(status["lastState"]["terminated"]["exitCode"] == 5 && looping["status"]["phase"] == "Running", "{status}");
-    scene.event("always", "BackOff").await?;
-    scene.event("always", "Started").await?;
+    ensure!(
+        status["lastState"]["terminated"]["exitCode"] == 5 && looping["status"]["phase"] == "Running",
+        "{status}"
+    );
+    scene.event("always", "BackOff", "restarting failed container c").await?;
+    scene.event("always", "Started", "container").await?;
     scene.close().await
 }
 
@@ -288,27 +312,33 @@ async fn a_deletion_is_graceful(fleet: &Fleet) -> Result<()> {
     let host = "/tmp/harmony-fleet-graceful";
     let line = "trap 'echo terminated > /out/word; exit 0' TERM; while true; do sleep 0.1; done";
     scene
-        .apply(&pod("leaves", &json!({
-            "terminationGracePeriodSeconds": 20,
-            "containers": [{ "name": "c", "image": "localhost/hello:v1", "command": ["sh", "-c", line],
-                             "volumeMounts": [{ "name": "out", "mountPath": "/out" }] }],
-            "volumes": [{ "name": "out", "hostPath": { "path": host, "type": "DirectoryOrCreate" } }],
-        })))
+        .apply(&pod(
+            "leaves",
+            &json!({
+                "terminationGracePeriodSeconds": 20,
+                "containers": [{ "name": "c", "image": "localhost/hello:v1", "command": ["sh", "-c", line],
+                                 "volumeMounts": [{ "name": "out", "mountPath": "/out" }] }],
+                "volumes": [{ "name": "out", "hostPath": { "path": host, "type": "DirectoryOrCreate" } }],
+            }),
+        ))
         .await?;
     scene.ready("leaves").await?;
     scene.kubectl("delete pod leaves --timeout 60s").await?;
     let word = std::fs::read_to_string(format!("{host}/word")).context("the trap did not run")?;
     std::fs::remove_dir_all(host)?;
     ensure!(word == "terminated\n", "{word:?}");
-    scene.event("leaves", "Killing").await?;
+    scene.event("leaves", "Killing", "Stopping container c").await?;
     scene.close().await
 }
 
 async fn a_successor_of_the_same_name_is_another_pod(fleet: &Fleet) -> Result<()> {
     let scene = Scene::open(fleet, "successor").await?;
     let spec = |word: &str| {
-        pod("same", &json!({ "containers": [shell("c", &format!("echo {word}; exec sleep 100000"))],
-                             "nodeName": "alpha" }))
+        pod(
+            "same",
+            &json!({ "containers": [shell("c", &format!("echo {word}; exec sleep 100000"))],
+                             "nodeName": "alpha" }),
+        )
     };
     scene.apply(&spec("one")).await?;
     let first = scene.ready("same").await?;

@@ -24,8 +24,10 @@ scenarios!(
 
 fn options() -> FleetOptions {
     let mut options = FleetOptions::with_devices([]).bare();
-    options.control_plane =
-        ControlPlaneOptions { allocate_node_cidrs: Some(CLUSTER_CIDR.to_owned()), ..ControlPlaneOptions::default() };
+    options.control_plane = ControlPlaneOptions {
+        allocate_node_cidrs: Some(CLUSTER_CIDR.to_owned()),
+        ..ControlPlaneOptions::default()
+    };
     options.pod_cidr = Some(DEVICES_CIDR.to_owned());
     options
 }

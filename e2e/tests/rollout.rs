@@ -44,18 +44,19 @@ async fn two_of_five_devices_are_off(fleet: &Fleet) -> Result<()> {
         }
     };
     // The three that are on go on; the pods of the two that are off wait for their devices.
-    scene.until("daemonset/web", "three updated pods", Duration::from_secs(120), |set| {
-        let status = &set["status"];
-        if status["observedGeneration"] == set["metadata"]["generation"]
-            && status["numberAvailable"].as_u64() >= Some(3)
-            && status["updatedNumberScheduled"].as_u64() >= Some(3)
-        {
-            Ok(())
-        } else {
-            Err(status.to_string())
-        }
-    })
-    .await?;
+    scene
+        .until("daemonset/web", "three updated pods", Duration::from_secs(120), |set| {
+            let status = &set["status"];
+            if status["observedGeneration"] == set["metadata"]["generation"]
+                && status["numberAvailable"].as_u64() >= Some(3)
+                && status["updatedNumberScheduled"].as_u64() >= Some(3)
+            {
+                Ok(())
+            } else {
+                Err(status.to_string())
+            }
+        })
+        .await?;
     for name in ["d4", "d5"] {
         fleet.device(name)?.power_on().await?;
     }

@@ -24,7 +24,8 @@ fn socket() -> PathBuf {
 
 fn options() -> FleetOptions {
     let mut options = FleetOptions::with_devices(["alpha", "beta"]);
-    options.control_plane = ControlPlaneOptions { egress_proxy: Some(socket()), ..ControlPlaneOptions::default() };
+    options.control_plane =
+        ControlPlaneOptions { egress_proxy: Some(socket()), ..ControlPlaneOptions::default() };
     options
 }
 
@@ -54,7 +55,15 @@ async fn logs_of_two_devices_behind_one_address(fleet: &Fleet) -> Result<()> {
     let patch = json!({ "status": { "addresses": [{ "type": "InternalIP", "address": hosts.first().context("none")? }] } });
     fleet
         .kubectl
-        .run_args(&["patch", "node", "alpha", "--subresource=status", "--type=merge", "--patch", &patch.to_string()])
+        .run_args(&[
+            "patch",
+            "node",
+            "alpha",
+            "--subresource=status",
+            "--type=merge",
+            "--patch",
+            &patch.to_string(),
+        ])
         .await?;
     let answer = fleet.kubectl.ask("--namespace tunnel logs alpha").await?;
     ensure!(!answer.ok() && !proxy.seen().refused.is_empty(), "{answer}");
