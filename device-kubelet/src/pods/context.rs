@@ -395,9 +395,13 @@ impl PodContext {
         // Nobody asks for a pod that is gone from the API.
         if !self.orders.borrow().removed {
             let status = self.record.status.clone();
-            let on_its_way = status.phase.as_deref() == Some("Pending")
-                && self.memory.waiting.is_empty()
-                && !self.record.phase.is_ending();
+            // On the way to Running, or to the end: the next status says it better, and one in between
+            // would be written a second before it.
+            let on_its_way = match status.phase.as_deref() {
+                Some("Pending") if !self.record.phase.is_ending() => self.memory.waiting.is_empty(),
+                Some("Pending" | "Running") => self.record.phase.is_ending() && !self.record.cleaned,
+                _ => false,
+            };
             let report = PodReport {
                 key: self.desired.key.clone(),
                 revision: self.record.revision,
