@@ -90,7 +90,7 @@ pub enum Input {
 enum Done {
     Status { asked: Asked, ack: StatusAck },
     Events { asked: Asked, result: Result<EventsAck, Refusal> },
-    Node { result: Result<(), ApiError>, report: Box<k8s_openapi::api::core::v1::NodeStatus> },
+    Node { result: Result<(), ApiError>, report: Arc<k8s_openapi::api::core::v1::NodeStatus> },
     Lease(Result<(), ApiError>),
     Told,
 }

@@ -83,10 +83,12 @@ impl Gate {
     pub fn new(per_second: u32, burst: u32) -> Self {
         let now = Instant::now();
         Self(Arc::new(Inner {
-            // Each place is at most one HTTP/1.1 connection.
-            node: Arc::new(Semaphore::new(24)),
-            pod: Arc::new(Semaphore::new(48)),
-            event: Arc::new(Semaphore::new(8)),
+            // Each place is at most one HTTP/1.1 connection, with buffers here and work over there: enough
+            // for a thousand requests a second at 20 ms each. A pod's start has three events and one
+            // status that matters, and they compete for the same API server.
+            node: Arc::new(Semaphore::new(16)),
+            pod: Arc::new(Semaphore::new(24)),
+            event: Arc::new(Semaphore::new(3)),
             state: Mutex::new(State { bucket: TokenBucket::new(per_second, burst, now), paused_until: now }),
         }))
     }

@@ -71,6 +71,22 @@ fn slim(pod: &mut Pod) {
     if let Some(annotations) = &mut pod.metadata.annotations {
         annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
     }
+    if let Some(spec) = &mut pod.spec {
+        spec.containers.shrink_to_fit();
+        trim(&mut spec.volumes);
+        trim(&mut spec.tolerations);
+    }
+    if let Some(status) = &mut pod.status {
+        trim(&mut status.container_statuses);
+        trim(&mut status.conditions);
+    }
+}
+
+/// Gives back what a list has room for beyond its content: decoding makes room for four at once.
+fn trim<T>(list: &mut Option<Vec<T>>) {
+    if let Some(list) = list {
+        list.shrink_to_fit();
+    }
 }
 
 struct Follower {

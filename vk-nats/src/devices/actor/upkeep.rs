@@ -24,8 +24,9 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 pub(super) struct Upkeep {
     heard: Option<Instant>,
     alive: bool,
-    report: Option<Box<NodeStatus>>,
-    written: Option<Box<NodeStatus>>,
+    /// The device's last report, and the one that the API server took last: nearly always the same.
+    report: Option<Arc<NodeStatus>>,
+    written: Option<Arc<NodeStatus>>,
     status_due: Option<Instant>,
     refresh_at: Option<Instant>,
     wrote_at: Option<Instant>,
@@ -66,7 +67,7 @@ impl Upkeep {
     /// The device reported its own status.
     pub(super) fn reported(&mut self, report: NodeStatus, now: Instant) {
         if self.report.as_deref() != Some(&report) {
-            self.report = Some(Box::new(report));
+            self.report = Some(Arc::new(report));
         }
         self.due_status(now);
     }
@@ -168,7 +169,7 @@ impl Actor {
         };
         self.upkeep.writing = true;
         self.upkeep.wrote_at = Some(now);
-        let report = report.clone();
+        let report = Arc::clone(report);
         let client = self.context.client.clone();
         self.work.spawn(async move {
             let result = patch_node(&client, &node, &patch).await;
@@ -176,7 +177,7 @@ impl Actor {
         });
     }
 
-    pub(super) fn node_written(&mut self, result: Result<(), ApiError>, report: Box<NodeStatus>) {
+    pub(super) fn node_written(&mut self, result: Result<(), ApiError>, report: Arc<NodeStatus>) {
         let now = Instant::now();
         self.upkeep.writing = false;
         match result {
