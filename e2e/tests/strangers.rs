@@ -34,11 +34,12 @@ async fn counted(fleet: &Fleet, metric: &str, labels: &[&str]) -> Result<f64> {
         .sum())
 }
 
-const REFUSED: &str = "vk_nats_messages_refused_total";
+const MESSAGES: &str = "vk_nats_messages_total";
 
-async fn grows(fleet: &Fleet, label: &str, from: f64, by: f64) -> Result<()> {
-    until(format!("{REFUSED} of kind {label} to grow by {by}"), PATIENCE, async || {
-        let now = counted(fleet, REFUSED, &[label]).await?;
+/// Waits until so many more messages had this result.
+async fn grows(fleet: &Fleet, result: &str, from: f64, by: f64) -> Result<()> {
+    until(format!("{by} more messages with the result {result}"), PATIENCE, async || {
+        let now = counted(fleet, MESSAGES, &[result]).await?;
         Ok(if now >= from + by { Look::Done(()) } else { Look::not_yet(format!("{from} → {now}")) })
     })
     .await
@@ -55,7 +56,7 @@ async fn works(fleet: &Fleet, name: &'static str) -> Result<()> {
 
 async fn what_is_not_a_message_is_counted_and_dropped(fleet: &Fleet) -> Result<()> {
     let client = fleet.nats.observer().await?;
-    let before = counted(fleet, REFUSED, &["Format"]).await?;
+    let before = counted(fleet, MESSAGES, &["Format"]).await?;
     let subject = up("alpha", UpVerb::Status)?;
     for garbage in [&b""[..], b"HF", b"HF\x01", b"{}", b"HF\x02aaaaaaaaaa", &[0xff; 4096]] {
         client.publish(subject.clone(), garbage.to_vec().into()).await?;
@@ -63,7 +64,7 @@ async fn what_is_not_a_message_is_counted_and_dropped(fleet: &Fleet) -> Result<(
     client.flush().await?;
     grows(fleet, "Format", before, 5.0).await?;
 
-    let before = counted(fleet, REFUSED, &["TooLarge"]).await?;
+    let before = counted(fleet, MESSAGES, &["TooLarge"]).await?;
     client.publish(subject, vec![b'x'; 900 * 1024].into()).await?;
     client.flush().await?;
     grows(fleet, "TooLarge", before, 1.0).await?;
@@ -87,9 +88,9 @@ async fn replayed_and_moved_messages_are_refused(fleet: &Fleet) -> Result<()> {
     let mut heard = client.subscribe(up("alpha", UpVerb::Heartbeat)?).await?;
     client.flush().await?;
     let heartbeat = tokio::time::timeout(Duration::from_secs(30), heard.next()).await?.context("closed")?;
-    let replayed = counted(fleet, REFUSED, &["Replayed"]).await?;
-    let bound = counted(fleet, REFUSED, &["Binding"]).await?;
-    let sender = counted(fleet, REFUSED, &["Sender"]).await?;
+    let replayed = counted(fleet, MESSAGES, &["Replayed"]).await?;
+    let bound = counted(fleet, MESSAGES, &["Binding"]).await?;
+    let sender = counted(fleet, MESSAGES, &["Sender"]).await?;
     // Again on its own subject; on another of the same device; as another device.
     client.publish(heartbeat.subject.clone(), heartbeat.payload.clone()).await?;
     client.publish(up("alpha", UpVerb::Status)?, heartbeat.payload.clone()).await?;

@@ -51,22 +51,22 @@ async fn logs_of_two_devices_behind_one_address(fleet: &Fleet) -> Result<()> {
         seen.passed.iter().filter_map(|target| target.rsplit_once(':')).map(|(host, _)| host).collect();
     ensure!(hosts.len() == 1, "{seen:?}");
 
-    // The rule itself bites: a Node that lists an InternalIP cannot be reached.
-    let patch = json!({ "status": { "addresses": [{ "type": "InternalIP", "address": hosts.first().context("none")? }] } });
-    fleet
-        .kubectl
-        .run_args(&[
-            "patch",
-            "node",
-            "alpha",
-            "--subresource=status",
-            "--type=merge",
-            "--patch",
-            &patch.to_string(),
-        ])
-        .await?;
-    let answer = fleet.kubectl.ask("--namespace tunnel logs alpha").await?;
-    ensure!(!answer.ok() && !proxy.seen().refused.is_empty(), "{answer}");
+    // The rule itself bites: an address that any Node lists as its own IP cannot be reached.
+    let host = hosts.first().context("no host")?;
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "server" } });
+    fleet.kubectl.apply(&node.to_string()).await?;
+    let patch = json!({ "status": { "addresses": [{ "type": "InternalIP", "address": host }] } }).to_string();
+    let args = ["patch", "node", "server", "--subresource=status", "--type=merge", "--patch", &patch];
+    fleet.kubectl.run_args(&args).await?;
+    // The API server keeps its connections to nodes, and only a new one asks the proxy.
+    fleet.vk()?.crash_and_restart().await?;
+    until("the proxy to refuse", PATIENCE, async || {
+        let answer = fleet.kubectl.ask("--namespace tunnel logs alpha").await?;
+        let refused = !answer.ok() && !proxy.seen().refused.is_empty();
+        Ok(if refused { Look::Done(()) } else { Look::not_yet(answer) })
+    })
+    .await?;
+    fleet.kubectl.run("delete node server").await?;
     scene.close().await?;
     Ok(std::fs::remove_file(socket())?)
 }
