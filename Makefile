@@ -56,13 +56,13 @@ advisories: ## Known vulnerabilities of dependencies; downloads the advisory dat
 	$(CARGO_TOOLS)/cargo-deny check advisories
 
 .PHONY: unit
-unit: ## Unit and property tests: no server, no container
+unit: ## Unit, property and behaviour tests; the runtime's on a Podman of their own
 	cargo test --workspace --exclude e2e
 	cargo test --package e2e --lib
 
 .PHONY: scenarios
 scenarios: install tools build ## Scenarios on the real servers (one: `make scenarios ONLY=ground`)
-	cargo test --package e2e $(if $(ONLY),--test $(ONLY),--tests)
+	cargo test --no-fail-fast --package e2e $(if $(ONLY),--test $(ONLY),--tests)
 
 .PHONY: docs
 docs: ## Build the book and the API documentation; every warning is an error
