@@ -191,7 +191,8 @@ impl Fleet {
             device.plug().await?;
         }
         let namespaces = self.kubectl.run("get namespaces --output name").await?;
-        let of_the_cluster = |name: &str| name == "default" || name == vk::NAMESPACE || name.starts_with("kube-");
+        let of_the_cluster =
+            |name: &str| name == "default" || name == vk::NAMESPACE || name.starts_with("kube-");
         let left: Vec<&str> = namespaces
             .lines()
             .filter_map(|line| line.strip_prefix("namespace/"))

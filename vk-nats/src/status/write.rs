@@ -140,7 +140,14 @@ async fn patch_status(
     patch: &Value,
 ) -> Result<(), ApiError> {
     let path = format!("{}/status", path(report));
-    let call = Call::new("patch pods/status", identity::Lane::Pod, Method::PATCH, path, STRATEGIC_MERGE_PATCH, patch);
+    let call = Call::new(
+        "patch pods/status",
+        identity::Lane::Pod,
+        Method::PATCH,
+        path,
+        STRATEGIC_MERGE_PATCH,
+        patch,
+    );
     client.send(device, call).await.map(|_| ())
 }
 
