@@ -84,11 +84,12 @@ impl Gate {
         let now = Instant::now();
         Self(Arc::new(Inner {
             // Each place is at most one HTTP/1.1 connection, with buffers here and work over there: enough
-            // for a thousand requests a second at 20 ms each. A pod's start has three events and one
-            // status that matters, and they compete for the same API server.
+            // for a thousand pod requests a second at 20 ms each. Events compete with statuses for the same
+            // API server; but fewer places than this, and a rollout's take longer than a device waits for an
+            // answer, which sends all of them again.
             node: Arc::new(Semaphore::new(16)),
             pod: Arc::new(Semaphore::new(24)),
-            event: Arc::new(Semaphore::new(3)),
+            event: Arc::new(Semaphore::new(8)),
             state: Mutex::new(State { bucket: TokenBucket::new(per_second, burst, now), paused_until: now }),
         }))
     }
