@@ -254,9 +254,15 @@ impl FleetSession {
         self.live.is_some()
     }
 
-    /// The live session's id, for logs.
+    /// The live session's id.
     pub fn id(&self) -> Option<SessionId> {
         self.live.as_ref().map(|live| live.id)
+    }
+
+    /// Sessions of answered hellos that wait for their first message, oldest first. Only a few are kept: what
+    /// is known of a session that is no longer among them can be forgotten.
+    pub fn pending(&self) -> impl DoubleEndedIterator<Item = SessionId> + '_ {
+        self.pending.iter().map(|pending| pending.id)
     }
 
     /// Opens whatever the device sent on a control subject.

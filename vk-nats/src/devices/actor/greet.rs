@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use fleet_wire::{
     digest::Digest,
+    envelope::SessionId,
     message::{EventRecord, EventType, HelloReply, HelloRequest, PROTOCOL, Refusal, RefusalCode, Reply},
     session::Hello,
 };
@@ -17,9 +18,11 @@ use crate::{
     events,
 };
 
-/// A hello that was answered. A replayed one never gets further than this.
+/// A hello that was answered, and the session that it opens. A replayed one never gets further than this, and
+/// what it says is never taken for what the device said in another.
 #[derive(Debug)]
 pub(super) struct Greeting {
+    session: SessionId,
     token: Token,
     verdict: Verdict,
     node: NodeStatus,
@@ -72,26 +75,39 @@ impl Actor {
         match self.session.accept_hello(&hello, &reply, &Reply::Ok(answer)) {
             Ok(message) => {
                 self.context.metrics.message("hello", "Ok");
-                self.greeting = Some(Box::new(Greeting {
-                    token,
-                    verdict,
-                    node: request.node,
-                    set_digest: request.set_digest,
-                    answered: set_digest,
-                    agent_version: request.agent_version,
-                    boot_id: request.boot_id,
-                }));
+                self.forget_greetings();
+                if let Some(session) = self.session.pending().next_back() {
+                    self.greetings.push(Greeting {
+                        session,
+                        token,
+                        verdict,
+                        node: request.node,
+                        set_digest: request.set_digest,
+                        answered: set_digest,
+                        agent_version: request.agent_version,
+                        boot_id: request.boot_id,
+                    });
+                }
                 self.publish(reply, message).await;
             }
             Err(error) => self.complain("hello", error.label(), &error),
         }
     }
 
-    /// A message came in the live session: the device lives, and if there was a greeting, it holds.
+    /// Forgets greetings whose sessions cannot become live any more: there are never more than pending ones.
+    fn forget_greetings(&mut self) {
+        let session = &self.session;
+        self.greetings.retain(|greeting| session.pending().any(|pending| pending == greeting.session));
+    }
+
+    /// A message came in the live session: the device lives, and if that session has a greeting, it holds.
     pub(super) fn heard(&mut self) {
         let now = Instant::now();
-        if let Some(greeting) = self.greeting.take() {
-            self.greeted(*greeting, now);
+        let live = self.session.id();
+        if let Some(position) = self.greetings.iter().position(|greeting| Some(greeting.session) == live) {
+            let greeting = self.greetings.swap_remove(position);
+            self.forget_greetings();
+            self.greeted(greeting, now);
         }
         let was_silent = !self.connected.swap(true, Ordering::Relaxed);
         if was_silent {

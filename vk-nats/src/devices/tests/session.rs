@@ -152,7 +152,7 @@ impl Bench {
         tokio::time::timeout(Duration::from_secs(120), self.sent.recv()).await.unwrap().unwrap()
     }
 
-    async fn hello(&mut self, incarnation: Option<String>, set_digest: Digest) -> HelloReply {
+    fn sealed_hello(&mut self, incarnation: Option<String>, set_digest: Digest) -> Vec<u8> {
         let request = HelloRequest {
             protocol: PROTOCOL,
             agent_version: "0.1.0".to_owned(),
@@ -163,8 +163,12 @@ impl Bench {
             set_digest,
             node: NodeStatus::default(),
         };
+        self.session.seal_hello(&self.subject(UpVerb::Hello), &request).unwrap()
+    }
+
+    async fn hello(&mut self, incarnation: Option<String>, set_digest: Digest) -> HelloReply {
+        let message = self.sealed_hello(incarnation, set_digest);
         let subject = self.subject(UpVerb::Hello);
-        let message = self.session.seal_hello(&subject, &request).unwrap();
         let inbox = self.inbox();
         self.give(&subject, Some(inbox.clone()), message).await;
         let (to, answer) = self.next().await;
@@ -500,4 +504,46 @@ async fn an_actor_ends_with_its_node_and_its_streams_too() {
     assert_eq!(stream.recv().await, None);
     assert_eq!(bench.context.metrics.devices_connected.get(), 0);
     bench.stop.trigger();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hello_replayed_before_the_first_message_changes_nothing() {
+    let mut bench = Bench::new();
+    let empty = bench.publish_nothing();
+    let first = bench.hello(None, empty).await;
+    bench.beat(empty).await;
+    bench.requests(2).await;
+
+    // The device's next hello, which shows its token, is recorded on its way and played again, with an older one,
+    // before the device has said anything in the session that it opened.
+    let replays = 3;
+    let old = bench.sealed_hello(None, empty);
+    let genuine = bench.hello(Some(first.incarnation.clone()), empty).await;
+    let subject = bench.subject(UpVerb::Hello);
+    for _ in 0..replays {
+        let inbox = bench.inbox();
+        bench.give(&subject, Some(inbox), old.clone()).await;
+        bench.next().await;
+    }
+    bench.beat(empty).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+
+    let requests = bench.api.lock().unwrap().clone();
+    let last = requests.iter().rfind(|(_, path, _)| path.ends_with("/nodes/pi-7/status")).unwrap();
+    let kept = &last.2["metadata"]["annotations"][fleet_wire::enrollment::INCARNATION];
+    assert_eq!(
+        kept,
+        &json!(genuine.incarnation),
+        "the token that the device was given is the one that counts"
+    );
+    assert!(
+        requests.iter().all(|(_, path, _)| !path.ends_with("/events")),
+        "a conflict of identities was seen"
+    );
+
+    // What the device was told is what it shows next: it is no copy of itself.
+    bench.hello(Some(genuine.incarnation), empty).await;
+    bench.beat(empty).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(bench.api.lock().unwrap().iter().all(|(_, path, _)| !path.ends_with("/events")));
 }
