@@ -3,7 +3,6 @@
 //! [`Flags`] is what was written, [`Settings`] what it means: parsed once, complete, with defaults.
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -65,10 +64,6 @@ pub struct Flags {
     #[arg(long, env = "DEVICE_KUBELET_HEARTBEAT_INTERVAL", value_name = "SECONDS")]
     pub heartbeat_interval: Option<Seconds>,
 
-    /// Labels that the device asks for on its Node; in the file a table, here `key=value,key=value`
-    #[arg(long, env = "DEVICE_KUBELET_LABELS", value_name = "LABELS", value_parser = labels)]
-    pub labels: Option<BTreeMap<String, String>>,
-
     /// Most pods on this device, 1 to 1000 [default: 110]
     #[arg(long, env = "DEVICE_KUBELET_MAX_PODS", value_name = "NUMBER")]
     pub max_pods: Option<u32>,
@@ -123,8 +118,6 @@ pub struct Settings {
     pub runtime: RuntimeKind,
     /// Time between heartbeats until the cluster side says otherwise.
     pub heartbeat_interval: Duration,
-    /// Labels that the device asks for.
-    pub labels: BTreeMap<String, String>,
     /// Most pods.
     pub max_pods: u32,
     /// Where health and metrics are served.
@@ -174,7 +167,6 @@ impl Flags {
             podman_socket: podman_socket(self.podman_socket)?,
             runtime: self.runtime.unwrap_or_default(),
             heartbeat_interval: seconds("heartbeat-interval", self.heartbeat_interval, 10, 300)?,
-            labels: checked_labels(self.labels.unwrap_or_default())?,
             max_pods: match self.max_pods.unwrap_or(110) {
                 pods @ 1..=1000 => pods,
                 pods => return Err(invalid("max-pods", pods, "a number from 1 to 1000")),
@@ -226,44 +218,6 @@ fn podman_socket(url: Option<String>) -> Result<String, SettingsError> {
     }
 }
 
-/// `key=value,key=value`
-fn labels(text: &str) -> Result<BTreeMap<String, String>, String> {
-    text.split(',')
-        .filter(|pair| !pair.trim().is_empty())
-        .map(|pair| {
-            let (key, value) =
-                pair.split_once('=').ok_or_else(|| format!("{pair:?} has no '=': expected key=value"))?;
-            Ok((key.trim().to_owned(), value.trim().to_owned()))
-        })
-        .collect()
-}
-
-fn checked_labels(labels: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, SettingsError> {
-    let edge = |text: &str| {
-        text.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && text.ends_with(|c: char| c.is_ascii_alphanumeric())
-    };
-    let name = |text: &str| {
-        (1..=63).contains(&text.len())
-            && edge(text)
-            && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
-    let prefix =
-        |text: &str| text.len() <= 253 && text.split('.').all(|part| part.parse::<DeviceName>().is_ok());
-    for (key, value) in &labels {
-        let (key_prefix, key_name) = key.rsplit_once('/').map_or((None, key.as_str()), |(p, n)| (Some(p), n));
-        if !name(key_name) || !key_prefix.is_none_or(prefix) || !(value.is_empty() || name(value)) {
-            return Err(invalid(
-                "labels",
-                format!("{key}={value}"),
-                "label keys and values as Kubernetes has them: at most 63 letters, digits, '-', '_' and '.', \
-                 the key with an optional DNS prefix and '/'",
-            ));
-        }
-    }
-    Ok(labels)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -298,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_wrong_value_is_named_with_its_key_and_what_was_expected() {
-        let wrong: [(&str, &str, Flags); 9] = [
+        let wrong: [(&str, &str, Flags); 8] = [
             ("name", "RFC 1123", Flags { name: Some("Pi_7".into()), ..good() }),
             ("data-dir", "absolute", Flags { data_dir: Some("data".into()), ..good() }),
             ("nats-url", "nats://host", Flags { nats_url: Some("10.0.0.1:4222".into()), ..good() }),
@@ -307,11 +261,6 @@ mod tests {
             ("heartbeat-interval", "1 to 300", Flags { heartbeat_interval: Some(Seconds(0)), ..good() }),
             ("max-pods", "1 to 1000", Flags { max_pods: Some(0), ..good() }),
             ("health-listen", "with a port", Flags { health_listen: Some("localhost".into()), ..good() }),
-            (
-                "labels",
-                "as Kubernetes",
-                Flags { labels: Some(BTreeMap::from([("a b".into(), "c".into())])), ..good() },
-            ),
         ];
         for (key, expected, flags) in wrong {
             let error = flags.resolve().unwrap_err().to_string();
@@ -329,21 +278,12 @@ mod tests {
     fn flags_win_over_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("device.toml");
-        std::fs::write(&file, "name = \"pi-1\"\nmax-pods = 5\n[labels]\nroom = \"kitchen\"\n").unwrap();
+        std::fs::write(&file, "name = \"pi-1\"\nmax-pods = 5\n").unwrap();
         let flags = Command::try_parse_from(["x", "--name", "pi-2"]).unwrap().flags;
         let merged = flags.over(Some(&file)).unwrap();
         assert_eq!((merged.name.as_deref(), merged.max_pods), (Some("pi-2"), Some(5)));
-        assert_eq!(merged.labels.unwrap()["room"], "kitchen");
         std::fs::write(&file, "nats_url = \"nats://x:1\"\n").unwrap();
         let error = Flags::default().over(Some(&file)).unwrap_err().to_string();
         assert!(error.contains("nats-url"), "{error}");
-    }
-
-    #[test]
-    fn labels_are_read_from_one_text() {
-        let flags = Command::try_parse_from(["x", "--labels", "room=kitchen, a.b/c=d"]).unwrap().flags;
-        let labels = checked_labels(flags.labels.unwrap()).unwrap();
-        assert_eq!((labels["room"].as_str(), labels["a.b/c"].as_str()), ("kitchen", "d"));
-        assert!(Command::try_parse_from(["x", "--labels", "room"]).is_err());
     }
 }
