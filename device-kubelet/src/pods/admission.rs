@@ -127,6 +127,8 @@ fn container_fields(role: Role, container: &Container) -> Vec<String> {
     let mut fields: Vec<String> = [
         ("lifecycle.postStart", lifecycle.is_some_and(|lifecycle| lifecycle.post_start.is_some())),
         ("lifecycle.preStop", lifecycle.is_some_and(|lifecycle| lifecycle.pre_stop.is_some())),
+        // Without `stdin` it means nothing, in Kubernetes, too.
+        ("stdinOnce", container.stdin == Some(true) && container.stdin_once == Some(true)),
         ("volumeDevices", container.volume_devices.as_ref().is_some_and(|list| !list.is_empty())),
         ("restartPolicyRules", container.restart_policy_rules.as_ref().is_some_and(|list| !list.is_empty())),
         (
@@ -215,4 +217,40 @@ fn unsupported_volume(volume: &Volume) -> Option<&'static str> {
     Some(
         kinds.into_iter().find(|(_, used)| *used).map_or("(a type that is not known here)", |(kind, _)| kind),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn unsupported(container: &Value) -> Vec<String> {
+        let bundle = json!({ "pod": {
+            "metadata": { "namespace": "default", "name": "web", "uid": "u1" },
+            "spec": { "containers": [container] },
+        } });
+        admit(&Desired::parse(&"u1".parse().unwrap(), &bundle.to_string()).unwrap()).unsupported
+    }
+
+    #[test]
+    fn standard_input_for_the_first_who_attaches_is_refused_and_not_ignored() {
+        let container = |fields: &Value| {
+            let mut container = json!({ "name": "c", "image": "busybox:1" });
+            container.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            container
+        };
+        let once = container(&json!({ "stdin": true, "stdinOnce": true }));
+        assert_eq!(unsupported(&once), ["spec.containers[c].stdinOnce"]);
+        for plain in [
+            json!({}),
+            json!({ "stdin": true }),
+            json!({ "stdin": true, "stdinOnce": false }),
+            json!({ "stdinOnce": true }),
+        ] {
+            assert!(unsupported(&container(&plain)).is_empty(), "{plain}");
+        }
+    }
 }
