@@ -20,6 +20,11 @@ pub const BUFFER: usize = 128 * 1024;
 /// that a slow reader is not flooded.
 const RESEND_AFTER: Duration = Duration::from_secs(2);
 const RESEND_AT_MOST_EVERY: Duration = Duration::from_secs(30);
+/// How long bytes may be on their way, there and back, until that was measured. A reader with a gap repeats its
+/// acknowledgement five times a second: one that was sent before the bytes arrived must not be taken for a hint.
+const UNDER_WAY: Duration = Duration::from_millis(500);
+/// However short the way is, what follows a lost frame may take so long to be written.
+const UNDER_WAY_AT_LEAST: Duration = Duration::from_millis(100);
 
 /// What is sent, kept and granted.
 #[derive(Debug)]
@@ -32,6 +37,13 @@ pub struct SendWindow {
     end_sent: bool,
     progress: Instant,
     patience: Duration,
+    /// When the newest bytes went out.
+    sent_at: Instant,
+    /// Everything before this was sent at least once.
+    furthest: u64,
+    /// End of a frame that went out once, and when: its acknowledgement tells the length of the way.
+    probe: Option<(u64, Instant)>,
+    under_way: Duration,
 }
 
 impl SendWindow {
@@ -46,6 +58,10 @@ impl SendWindow {
             end_sent: false,
             progress: now,
             patience: RESEND_AFTER,
+            sent_at: now,
+            furthest: 0,
+            probe: None,
+            under_way: UNDER_WAY,
         }
     }
 
@@ -83,7 +99,13 @@ impl SendWindow {
             }
             let bytes = self.kept.range(start..start + length).copied().collect();
             let frame = Frame::Data { offset: self.sent, bytes };
+            // What went out twice tells nothing: it is not known which of them was acknowledged.
+            if self.probe.is_none() && self.sent >= self.furthest {
+                self.probe = Some((self.sent + length as u64, now));
+            }
             self.sent += length as u64;
+            self.furthest = self.furthest.max(self.sent);
+            self.sent_at = now;
             return Some(frame);
         }
         match &self.end {
@@ -96,6 +118,9 @@ impl SendWindow {
     }
 
     /// The reader has everything before `received` and grants everything before `limit`.
+    ///
+    /// One that acknowledges nothing new although something was sent, long enough ago to have arrived, says that
+    /// the first of it is lost: all of it is sent again.
     pub fn credit(&mut self, received: u64, limit: u64, now: Instant) {
         // More than was sent cannot have arrived.
         let received = received.min(self.sent);
@@ -105,6 +130,17 @@ impl SendWindow {
             self.acknowledged = received;
             self.progress = now;
             self.patience = RESEND_AFTER;
+            if let Some((_, since)) = self.probe.take_if(|(end, _)| *end <= received) {
+                let measured = now.saturating_duration_since(since).clamp(UNDER_WAY_AT_LEAST, RESEND_AFTER);
+                self.under_way = (self.under_way + measured) / 2;
+            }
+        } else if received == self.acknowledged
+            && self.sent > self.acknowledged
+            && now.saturating_duration_since(self.sent_at) >= self.under_way
+        {
+            self.rewind(now);
+            // Should it be the way that is long, not the frame that is lost, then the next hint counts later.
+            self.under_way = (self.under_way * 2).min(RESEND_AFTER);
         }
         self.limit = self.limit.max(limit);
     }
@@ -114,6 +150,7 @@ impl SendWindow {
         self.sent = self.acknowledged;
         self.end_sent = false;
         self.progress = now;
+        self.probe = None;
     }
 
     /// The end is to be told again: the reader still asks.

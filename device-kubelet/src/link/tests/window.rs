@@ -199,3 +199,60 @@ fn a_crumb_of_credit_is_not_used_while_something_is_on_its_way() {
     window.credit(MAX_CHUNK as u64, MAX_CHUNK as u64 + 10, now);
     assert_eq!(window.next_frame(now), Some(Frame::Data { offset: MAX_CHUNK as u64, bytes: vec![1; 10] }));
 }
+
+/// Sends all that may be sent, and gives the offsets of the data.
+fn offsets(window: &mut SendWindow, now: Instant) -> Vec<u64> {
+    let frames = std::iter::from_fn(|| window.next_frame(now));
+    let offset = |frame| if let Frame::Data { offset, .. } = frame { Some(offset) } else { None };
+    frames.filter_map(offset).collect()
+}
+
+#[test]
+fn a_repeated_acknowledgement_brings_what_was_lost_at_once() {
+    let start = Instant::now();
+    let mut window = SendWindow::new(100, start);
+    window.push(&[1; 10]);
+    assert_eq!(offsets(&mut window, start), [0]);
+    let soon = start + UNDER_WAY / 2;
+    window.credit(0, 100, soon);
+    assert_eq!(offsets(&mut window, soon), [0; 0], "it may still be on its way");
+    let later = start + UNDER_WAY;
+    assert!(window.resend_due().unwrap() > later);
+    window.credit(0, 100, later);
+    assert_eq!(offsets(&mut window, later), [0]);
+    window.credit(0, 100, later + UNDER_WAY);
+    assert_eq!(offsets(&mut window, later + UNDER_WAY), [0; 0], "on a long way, hints do not flood");
+}
+
+#[test]
+fn an_older_acknowledgement_and_one_of_everything_are_no_hints() {
+    let start = Instant::now();
+    let mut window = SendWindow::new(100, start);
+    window.push(&[1; 10]);
+    offsets(&mut window, start);
+    window.credit(10, 100, start + UNDER_WAY);
+    window.credit(10, 100, start + 2 * UNDER_WAY);
+    assert_eq!(offsets(&mut window, start + 2 * UNDER_WAY), [0; 0], "nothing is missing");
+    window.push(&[2; 10]);
+    let sent = start + 2 * UNDER_WAY;
+    assert_eq!(offsets(&mut window, sent), [10]);
+    window.credit(3, 100, sent + UNDER_WAY);
+    assert_eq!(offsets(&mut window, sent + UNDER_WAY), [0; 0], "it was overtaken");
+}
+
+#[test]
+fn a_short_way_makes_hints_count_early_and_a_long_one_late() {
+    for (way, least, most) in [(10, 100, 150), (1_500, 1_000, 2_000)] {
+        let way = Duration::from_millis(way);
+        let mut now = Instant::now();
+        let mut window = SendWindow::new(u64::MAX, now);
+        for round in 1..=8 {
+            window.push(&[1; 10]);
+            offsets(&mut window, now);
+            now += way;
+            window.credit(round * 10, u64::MAX, now);
+        }
+        assert!(window.under_way >= Duration::from_millis(least), "{:?}", window.under_way);
+        assert!(window.under_way <= Duration::from_millis(most), "{:?}", window.under_way);
+    }
+}
