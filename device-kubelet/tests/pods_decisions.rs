@@ -120,7 +120,7 @@ impl Scene {
             }
         }
         let mut endings = Endings::default();
-        endings.note(&self.observed, |_| Mono(0));
+        endings.note(&self.observed, Mono(0), |_| Mono(0));
         plan(&Situation {
             desired: &self.desired,
             observed: &self.observed,

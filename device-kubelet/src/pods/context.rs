@@ -305,7 +305,7 @@ impl PodContext {
     fn digest_observation(&mut self) {
         let clock = self.shared.clock;
         self.observed.overlay_start_failures(&self.memory.start_failures);
-        self.memory.endings.note(&self.observed, |wall| clock.mono_of(wall));
+        self.memory.endings.note(&self.observed, clock.mono(), |wall| clock.mono_of(wall));
         for seen in self.observed.all() {
             let next = seen.attempt.saturating_add(1);
             let known = self.record.attempts.entry(seen.name.as_str().to_owned()).or_default();

@@ -90,25 +90,81 @@ pub struct StartFailure {
 
 /// When containers were first seen dead: delays count from there, not from a clock that may jump.
 #[derive(Debug, Clone, Default)]
-pub struct Endings(BTreeMap<ContainerId, Mono>);
+pub struct Endings {
+    seen: BTreeMap<ContainerId, Mono>,
+    looked: bool,
+}
 
 impl Endings {
-    /// Notes new endings and forgets containers that are gone. `at` tells the moment of a wall time, for
-    /// endings that happened while nobody looked.
-    pub fn note(&mut self, observed: &Observed, at: impl Fn(Timestamp) -> Mono) {
-        self.0.retain(|id, _| observed.all().any(|container| container.id == *id));
+    /// Notes new endings and forgets containers that are gone. What is new since the last look ended just now;
+    /// only for endings before the first one, while nobody looked, `at` tells the moment of a wall time.
+    pub fn note(&mut self, observed: &Observed, now: Mono, at: impl Fn(Timestamp) -> Mono) {
+        self.seen.retain(|id, _| observed.all().any(|container| container.id == *id));
         for container in observed.all() {
             if let ContainerState::Exited { finished_at, .. } = container.state {
-                self.0.entry(container.id.clone()).or_insert_with(|| at(finished_at));
+                let looked = self.looked;
+                let ended = || if looked { now } else { at(finished_at) };
+                self.seen.entry(container.id.clone()).or_insert_with(ended);
             }
         }
+        self.looked = true;
     }
 
     /// When this container was seen dead.
     pub fn of(&self, id: &ContainerId) -> Option<Mono> {
-        self.0.get(id).copied()
+        self.seen.get(id).copied()
     }
 }
 
 /// How long the machine waits before it tries again what failed for reasons of the device.
 pub const RETRY: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use fleet_wire::name::PodKey;
+
+    use super::*;
+
+    fn exited(id: &str, finished_at: Timestamp) -> Container {
+        let pod = PodKey {
+            namespace: "default".parse().unwrap(),
+            name: "web".parse().unwrap(),
+            uid: "u1".parse().unwrap(),
+        };
+        Container {
+            id: ContainerId(id.to_owned()),
+            pod,
+            name: "web".parse().unwrap(),
+            attempt: 0,
+            image: String::new(),
+            image_id: String::new(),
+            state: ContainerState::Exited {
+                started_at: None,
+                finished_at,
+                exit_code: 1,
+                oom_killed: false,
+                message: String::new(),
+            },
+            created_at: finished_at,
+            log_path: Default::default(),
+            labels: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn an_ending_between_two_looks_is_new_whatever_the_clocks_say() {
+        // The runtime's clock stands in 1970: for the agent, everything there ended a day ago.
+        let long_ago = |_| Mono(-86_400_000);
+        let mut endings = Endings::default();
+        let observed = |ids: &[&str]| {
+            Observed::new(None, ids.iter().map(|id| exited(id, Timestamp::UNIX_EPOCH)).collect())
+        };
+        endings.note(&observed(&["old"]), Mono(1_000), long_ago);
+        endings.note(&observed(&["old", "new"]), Mono(2_000), long_ago);
+        endings.note(&observed(&["old", "new"]), Mono(3_000), long_ago);
+        assert_eq!(endings.of(&ContainerId("old".to_owned())), Some(Mono(-86_400_000)));
+        assert_eq!(endings.of(&ContainerId("new".to_owned())), Some(Mono(2_000)));
+    }
+}
