@@ -289,8 +289,8 @@ impl Pods {
     /// Persists the change and hands it to the workers; refuses a version that goes back.
     ///
     /// A version equal to the held one is taken: it repairs. If the change cannot be persisted (a full disk), the
-    /// device still holds what it held; but pods that are to end are stopped all the same, so that a full disk can
-    /// be emptied.
+    /// device still holds what it held, and the pods that it did not take get an Event; but pods that are to end
+    /// are stopped all the same, so that a full disk can be emptied.
     pub async fn apply(&self, change: DesiredChange) -> Result<(), PodsError> {
         let _turn = self.inner.turn.lock().await;
         let mut index = self.index().clone();
@@ -319,11 +319,13 @@ impl Pods {
             self.inner.supervisor.remove(uid);
         }
         for (uid, _, json) in &change.upsert {
-            if let Some(desired) = parse(uid, json)
-                && (committed.is_ok() || desired.deleting())
-            {
-                let order = Order { desired: Arc::new(desired), removed: false, node: node.clone() };
-                self.inner.supervisor.order(order, None);
+            let Some(desired) = parse(uid, json) else { continue };
+            match &committed {
+                Err(error) if !desired.deleting() => self.record_event(not_kept(&desired, error)),
+                _ => {
+                    let order = Order { desired: Arc::new(desired), removed: false, node: node.clone() };
+                    self.inner.supervisor.order(order, None);
+                }
             }
         }
         committed?;
@@ -443,6 +445,20 @@ fn parse(uid: &PodUid, json: &str) -> Option<Desired> {
             tracing::error!(pod = %uid, problem, "the cluster sent a pod that this agent cannot read");
             None
         }
+    }
+}
+
+/// What people see of a pod that the device could not write down, and so does not run as it is now wanted.
+fn not_kept(desired: &Desired, error: &StoreError) -> NewEvent {
+    NewEvent {
+        pod: Some(desired.key.clone()),
+        container: None,
+        warning: true,
+        reason: "DeviceStorageFailed".to_owned(),
+        message: format!(
+            "the device does not take the pod as it is now, because it cannot write it down: {error}. It tries \
+             again by itself; free space in its data folder if that is full"
+        ),
     }
 }
 

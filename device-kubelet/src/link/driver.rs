@@ -95,6 +95,9 @@ pub struct Driver {
     pub view: watch::Sender<SessionView>,
 }
 
+/// After an incarnation token could not be written (a full disk).
+const STORE_TOKEN_AGAIN: Duration = Duration::from_secs(30);
+
 /// When to sync next.
 struct SyncPlan {
     due: Option<Instant>,
@@ -142,6 +145,7 @@ impl Driver {
         let mut opening = Opening::default();
         let mut sync = SyncPlan::new();
         let overflow = Arc::clone(&self.overflow);
+        let mut token_due = None;
         loop {
             let hello_due = opening.due();
             let sync_due = sync.due.filter(|_| opening.is_open() && self.channel.is_connected());
@@ -172,9 +176,12 @@ impl Driver {
                 () = overflow.notified() => sync.soon(),
                 () = at(hello_due) => {
                     opening.on(&Event::Asked, Instant::now(), rand::random());
-                    event = Some(self.hello(&mut sync).await);
+                    event = Some(self.hello(&mut sync, &mut token_due).await);
                 }
                 () = at(sync_due) => event = self.sync(&mut sync).await,
+                () = at(token_due) => {
+                    token_due = self.incarnation.store_again().is_err().then(|| Instant::now() + STORE_TOKEN_AGAIN);
+                }
             }
             if let Some(event) = event {
                 opening.on(&event, Instant::now(), rand::random());
@@ -183,7 +190,7 @@ impl Driver {
         }
     }
 
-    async fn hello(&mut self, sync: &mut SyncPlan) -> Event {
+    async fn hello(&mut self, sync: &mut SyncPlan, token_due: &mut Option<Instant>) -> Event {
         let Some(node) = self.node.borrow().clone() else { return Event::Failed };
         let incarnation = match self.incarnation.load() {
             Ok(token) => token,
@@ -216,8 +223,9 @@ impl Driver {
             }
         };
         if let Err(error) = self.incarnation.store(&reply.incarnation) {
-            // The session is good; the next one may be taken for that of a copy.
-            tracing::error!(%error, "cannot keep the incarnation token");
+            // The session is good; after a restart of the agent the next one may be taken for that of a copy.
+            tracing::error!(%error, "cannot write down the incarnation token; trying again");
+            *token_due = Some(Instant::now() + STORE_TOKEN_AGAIN);
         }
         self.reported_node.reported(request.node);
         // A new session is a new chance, whatever failed before.
