@@ -14,12 +14,17 @@ use tokio::process::Command;
 
 use crate::answer::Answer;
 use crate::binaries;
+use crate::clock;
+use crate::disk::SmallDisk;
 use crate::fleet::FleetOptions;
 use crate::image::Image;
 use crate::nats::Nats;
 use crate::netns::Network;
 use crate::podman::Podman;
 use crate::process::{Process, Spec};
+
+/// The agent's data folder, in the device's.
+const DATA: &str = "data";
 
 /// The public keys that an agent made for itself.
 #[derive(Debug, Clone, Deserialize)]
@@ -43,6 +48,7 @@ pub struct Device {
     network: Network,
     folder: PathBuf,
     program: Option<PathBuf>,
+    disk: Option<SmallDisk>,
 }
 
 impl Device {
@@ -67,7 +73,8 @@ impl Device {
                 netns: Some(netns),
             },
         );
-        Ok(Self { name, podman, agent, index, network: network.clone(), folder, program })
+        let disk = options.small_disks.get(&name).map(|size| SmallDisk::new(&folder.join(DATA), *size));
+        Ok(Self { name, podman, agent, index, network: network.clone(), folder, program, disk })
     }
 
     /// Writes the agent's settings; keys in `extra` win.
@@ -104,7 +111,26 @@ impl Device {
     /// The agent's data folder: keys, desired pods, volumes.
     #[must_use]
     pub fn data(&self) -> PathBuf {
-        self.folder.join("data")
+        self.folder.join(DATA)
+    }
+
+    /// The small disk that its data folder lies on.
+    ///
+    /// # Errors
+    /// When the fleet was not asked for one.
+    pub fn disk(&self) -> Result<&SmallDisk> {
+        self.disk.as_ref().with_context(|| format!("device `{}` has no small disk", self.name))
+    }
+
+    /// Sets the agent's clock from its next start on: so many seconds ahead of the cluster's, behind if
+    /// negative. Podman's stays right, as after a step of the clock.
+    ///
+    /// # Errors
+    /// When libfaketime is not installed.
+    pub fn set_clock(&self, seconds: i64) -> Result<()> {
+        let mut result = Ok(());
+        self.agent.change(|spec| result = clock::set(spec, seconds));
+        result
     }
 
     /// The address of the device's published ports, from the root namespace.
@@ -155,7 +181,10 @@ impl Device {
     /// # Errors
     /// When Podman does not come up.
     pub async fn prepare(&self, images: &[Image]) -> Result<()> {
-        fs::create_dir_all(self.data())?;
+        match &self.disk {
+            Some(disk) => disk.mount()?,
+            None => fs::create_dir_all(self.data())?,
+        }
         self.podman.start().await?;
         for image in images {
             self.podman.import(image).await?;

@@ -1,5 +1,6 @@
 //! A whole fleet: brought up, looked at, taken down.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -45,6 +46,9 @@ pub struct FleetOptions {
     pub agent_settings: toml::Table,
     /// Settings of `vk-nats` on top of the harness's own.
     pub vk_settings: toml::Table,
+    /// Sizes, in mebibytes, of the data folders of devices that have a small disk for it.
+    #[serde(default)]
+    pub small_disks: BTreeMap<String, u32>,
 }
 
 impl FleetOptions {
@@ -60,6 +64,7 @@ impl FleetOptions {
             report_pod_ip: false,
             agent_settings: toml::Table::new(),
             vk_settings: toml::Table::new(),
+            small_disks: BTreeMap::new(),
         }
     }
 
@@ -73,6 +78,13 @@ impl FleetOptions {
     #[must_use]
     pub fn agent_setting(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
         self.agent_settings.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// The same with the data folder of one device on a disk of so many mebibytes.
+    #[must_use]
+    pub fn small_disk(mut self, device: &str, mebibytes: u32) -> Self {
+        self.small_disks.insert(device.to_owned(), mebibytes);
         self
     }
 
@@ -185,6 +197,9 @@ impl Fleet {
             vk.start().await?;
         }
         for device in &self.devices {
+            if let Ok(disk) = device.disk() {
+                disk.free()?;
+            }
             if !device.podman.service.is_running() || (self.options.agents && !device.agent.is_running()) {
                 device.power_on().await?;
             }

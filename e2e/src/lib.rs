@@ -22,8 +22,10 @@
 pub mod answer;
 pub mod bench;
 pub mod binaries;
+pub mod clock;
 pub mod control_plane;
 pub mod device;
+pub mod disk;
 pub mod egress_proxy;
 pub mod fleet;
 pub mod image;

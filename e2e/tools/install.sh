@@ -19,7 +19,7 @@ die() {
     exit 1
 }
 
-# "<package> <file that it brings> <why>"
+# "<package> <file that it brings, * for the machine's architecture> <why>"
 debian_packages() {
     cat <<'LIST'
 podman /usr/bin/podman runs the containers of a device
@@ -37,6 +37,7 @@ ca-certificates /etc/ssl/certs/ca-certificates.crt downloads of Go modules and c
 gcc /usr/bin/gcc links Rust programs
 libc6-dev /usr/include/stdio.h the C library's headers, for linking
 make /usr/bin/make runs the targets
+libfaketime /usr/lib/*/faketime/libfaketimeMT.so.1 a device whose clock is wrong
 LIST
 }
 
@@ -45,7 +46,7 @@ install_debian_packages() {
     local -a missing=()
     while read -r package file why; do
         # The file, not the package: whoever built it from source has it, too.
-        if [[ ! -e $file ]] && ! command -v "${file##*/}" >/dev/null; then
+        if ! compgen -G "$file" >/dev/null && ! command -v "${file##*/}" >/dev/null; then
             missing+=("$package")
             say "$package is missing ($why)"
         fi
