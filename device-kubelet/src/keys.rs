@@ -407,5 +407,10 @@ mod tests {
         load().unwrap();
         fs::remove_file(&file).unwrap();
         load().unwrap();
+        write(&statement(5), &root);
+        assert!(matches!(load(), Err(KeysError::StatementRollback { found: 5, seen: 6, .. })));
+        let kept = fs::read_to_string(dir.path().join("keys/fleet-statement.json")).unwrap();
+        let kept: SignedKeyStatement = serde_json::from_str(&kept).unwrap();
+        assert_eq!(kept.verify(&root.public_key()).unwrap().sequence, 6, "what is refused is not kept");
     }
 }
