@@ -18,7 +18,7 @@ use std::{
 
 use async_nats::{Auth, AuthError, ConnectOptions, Event, ServerAddr};
 use nkeys::KeyPair;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use zeroize::Zeroizing;
 
 /// After how long without traffic from the server it is pinged. Two unanswered pings end the connection,
@@ -35,6 +35,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 const READ_BUFFER: u16 = 16 * 1024;
 /// Most commands that wait for the socket.
 const SENDER_CAPACITY: usize = 2048;
+/// How often at most a line says that messages were dropped.
+const TELL_DROPS_EVERY: Duration = Duration::from_secs(10);
 
 /// How to reach NATS, and as whom.
 #[derive(Debug, Clone)]
@@ -160,7 +162,12 @@ pub async fn connect(settings: &NatsSettings) -> Result<Connection, NatsError> {
     let key = Arc::new(settings.seed.key_pair()?);
     let state = Arc::new(watch::Sender::new(LinkState::Disconnected));
     let connection_state = state.subscribe();
-    let events = Arc::new(LinkEvents { state, last_error: Mutex::default(), url: settings.url.clone() });
+    let events = Arc::new(LinkEvents {
+        state,
+        last_error: Mutex::default(),
+        drops: Mutex::default(),
+        url: settings.url.clone(),
+    });
     let first = AtomicBool::new(true);
 
     let mut options = ConnectOptions::with_auth_callback(move |nonce| {
@@ -231,7 +238,27 @@ fn delay(attempt: usize, random: f64) -> Duration {
 struct LinkEvents {
     state: Arc<watch::Sender<LinkState>>,
     last_error: Mutex<Option<String>>,
+    drops: Mutex<Drops>,
     url: String,
+}
+
+/// Messages that were dropped. One event comes for each, thousands in a second: they are told in sums.
+#[derive(Debug, Default)]
+struct Drops {
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Drops {
+    /// One more; how many there were since it was told last, if it is time to tell.
+    fn count(&mut self, now: Instant) -> Option<u64> {
+        self.untold += 1;
+        if self.told.is_some_and(|told| now.saturating_duration_since(told) < TELL_DROPS_EVERY) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.untold))
+    }
 }
 
 impl LinkEvents {
@@ -249,7 +276,10 @@ impl LinkEvents {
                 }
             }
             Event::SlowConsumer(subscription) => {
-                tracing::warn!(subscription, "messages dropped: their reader is too slow");
+                let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(messages) = drops.count(Instant::now()) {
+                    tracing::warn!(subscription, messages, "messages dropped: their reader is too slow");
+                }
             }
             // The connection stays: a subject was refused, mostly.
             Event::ServerError(error) if *self.state.borrow() == LinkState::Connected => {

@@ -85,8 +85,12 @@ async fn a_ca_file_without_certificate_is_an_error_at_the_start() {
 #[test]
 fn the_state_follows_the_events_and_survives_an_absent_reader() {
     let state = Arc::new(watch::Sender::new(LinkState::Disconnected));
-    let events =
-        LinkEvents { state: Arc::clone(&state), last_error: Mutex::default(), url: "nats://x".into() };
+    let events = LinkEvents {
+        state: Arc::clone(&state),
+        last_error: Mutex::default(),
+        drops: Mutex::default(),
+        url: "nats://x".into(),
+    };
     events.observe(Event::Connected);
     let reader = state.subscribe();
     assert_eq!(*reader.borrow(), LinkState::Connected);
@@ -96,4 +100,16 @@ fn the_state_follows_the_events_and_survives_an_absent_reader() {
     assert_eq!(events.last_error().as_deref(), Some("authorization violation"));
     events.observe(Event::Connected);
     assert_eq!(events.last_error().as_deref(), None);
+}
+
+#[test]
+fn a_flood_of_dropped_messages_is_a_few_lines() {
+    let start = Instant::now();
+    let mut drops = Drops::default();
+    assert_eq!(drops.count(start), Some(1));
+    for _ in 0..10_000 {
+        assert_eq!(drops.count(start + TELL_DROPS_EVERY / 2), None);
+    }
+    assert_eq!(drops.count(start + TELL_DROPS_EVERY), Some(10_001));
+    assert_eq!(drops.count(start + TELL_DROPS_EVERY), None);
 }
