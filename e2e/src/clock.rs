@@ -3,11 +3,12 @@
 //! The monotonic clock stays as it is, as on a machine whose time of day was never set.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::process::Spec;
+use crate::process::{Identity, Spec};
 
 const LIBRARIES: &str = "/usr/lib";
 const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
@@ -21,14 +22,30 @@ pub fn set(spec: &mut Spec, seconds: i64) -> Result<()> {
         ("LD_PRELOAD", library()?.display().to_string()),
         ("FAKETIME", format!("{seconds:+}")),
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-        // What it shares with children would outlive a program that is killed.
-        ("FAKETIME_DISABLE_SHM", "1".to_owned()),
     ];
     for (name, value) in variables {
         match seconds {
             0 => spec.env.remove(name),
             _ => spec.env.insert(name.to_owned(), value),
         };
+    }
+    Ok(())
+}
+
+/// Removes what the library keeps in memory for a program and its children: it does so itself only where the
+/// program was not started through another one. The program may still run.
+///
+/// # Errors
+/// When something of it cannot be removed.
+pub fn forget(program: &Identity) -> Result<()> {
+    for prefix in ["faketime_shm_", "sem.faketime_sem_"] {
+        let path = Path::new("/dev/shm").join(format!("{prefix}{}", program.pid));
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
     }
     Ok(())
 }

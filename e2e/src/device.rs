@@ -130,7 +130,9 @@ impl Device {
     pub fn set_clock(&self, seconds: i64) -> Result<()> {
         let mut result = Ok(());
         self.agent.change(|spec| result = clock::set(spec, seconds));
-        result
+        result?;
+        // Of the clock that it had until now.
+        self.agent.identity().map_or(Ok(()), |agent| clock::forget(&agent))
     }
 
     /// The address of the device's published ports, from the root namespace.
