@@ -157,7 +157,9 @@ impl Network {
         let cluster = self.cluster();
         cluster.create().await.context("cannot make a network namespace (root is needed)")?;
         let (ns, root) = (&cluster.0, &self.root_interface());
-        ip(["-n", ns, "link", "add", "br0", "type", "bridge"]).await?;
+        // An address of its own: a bridge without one takes the lowest of its ports' addresses, so that a device
+        // that comes or goes may change it, and everybody's neighbour entry for the cluster is stale for seconds.
+        ip(["-n", ns, "link", "add", "br0", "address", "02:00:00:00:00:01", "type", "bridge"]).await?;
         ip(["-n", ns, "link", "set", "br0", "up"]).await?;
         self.add_address("br0", self.cluster_address()).await?;
         for replica in 0..8 {
