@@ -68,7 +68,7 @@ scenarios: install tools build ## Scenarios on the real servers (one: `make scen
 docs: ## Build the book and the API documentation; every warning is an error
 	@e2e/tools/install.sh mdbook
 	$(CARGO_TOOLS)/mdbook build docs --dest-dir $(CARGO_TARGET_DIR)/book
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --workspace --no-deps --document-private-items
 
 .PHONY: conformance
 conformance: ## The official Kubernetes suite against a device (not there yet)

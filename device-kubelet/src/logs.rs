@@ -50,7 +50,7 @@ pub struct LogOptions {
     pub timestamps: bool,
 }
 
-/// Bytes of a chunk of [`stream`].
+/// Bytes of a chunk of [`stream()`].
 pub const CHUNK: usize = 32 * 1024;
 
 /// A log being read.

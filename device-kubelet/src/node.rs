@@ -1,7 +1,7 @@
 //! The device as a Node: what it has, how it is.
 //!
 //! [`Inventory`] turns what the system's files say into a `NodeStatus` as a kubelet would write it;
-//! [`watch`] keeps one up to date and tells only of changes. Neither speaks to the network.
+//! [`watch()`] keeps one up to date and tells only of changes. Neither speaks to the network.
 
 pub mod conditions;
 pub mod host;

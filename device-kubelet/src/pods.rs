@@ -7,7 +7,7 @@
 //! | part | what it is |
 //! |---|---|
 //! | [`machine`], [`states`] | the typed state machine of one pod, with its diagram |
-//! | [`plan`], [`status`], [`phase`], [`conditions`], [`admission`], [`backoff`], [`env`], [`qos`] | decisions: pure |
+//! | [`plan`], [`status`], [`phase`], [`conditions`], [`admission`], [`backoff`], [`mod@env`], [`qos`] | decisions: pure |
 //! | [`context`], [`launch`] | effects of one pod's task |
 //! | [`supervisor`] | one task per pod; news of the runtime; strays |
 //! | [`outbox`], [`events`] | what goes up |
