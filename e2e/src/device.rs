@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use fleet_wire::enrollment::Enrollment;
+use fleet_wire::keys::{CurveKey, IdentityKey};
 use fleet_wire::name::DeviceName;
 use serde::Deserialize;
 use tokio::process::Command;
@@ -30,9 +31,9 @@ const DATA: &str = "data";
 #[derive(Debug, Clone, Deserialize)]
 pub struct PublicKeys {
     /// `U…`: signs the login to NATS.
-    pub identity: String,
+    pub identity: IdentityKey,
     /// `X…`: opens sealed messages.
-    pub curve: String,
+    pub curve: CurveKey,
 }
 
 /// One real device of a fleet.
@@ -171,6 +172,7 @@ impl Device {
             device: self.name.parse::<DeviceName>()?,
             identity_key: keys.identity,
             curve_key: keys.curve,
+            subject: None,
             labels: BTreeMap::new(),
             taint: true,
             pod_cidr: options.pod_cidr.clone(),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use fleet_wire::enrollment::Enrollment;
+use fleet_wire::enrollment::{Enrollment, Record};
 use fleet_wire::permissions::{Identity, Permissions};
 use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::api::{Api, PostParams};
@@ -295,9 +295,10 @@ impl Fleet {
         for enrollment in enrollments {
             let node = nodes.create(&PostParams::default(), &enrollment.node()).await?;
             let uid = node.metadata.uid.context("a Node without UID")?;
-            records.create(&PostParams::default(), &enrollment.record(vk::NAMESPACE, &uid)).await?;
+            let record = Record::new(enrollment.clone(), uid).secret(vk::NAMESPACE);
+            records.create(&PostParams::default(), &record).await?;
             let permissions = Permissions::of(&Identity::Device(enrollment.device.clone()));
-            users.push((enrollment.identity_key.clone(), permissions));
+            users.push((enrollment.identity_key.to_string(), permissions));
         }
         self.nats.allow(users).await
     }

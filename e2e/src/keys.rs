@@ -71,7 +71,7 @@ impl FleetKeyFiles {
         write_private(&self.root_seed(), &root.seed()?)?;
         write_private(&self.folder.join("1.nk"), &curve.seed()?)?;
         let curve_keys = BTreeMap::from([(KeyVersion(1), curve.public_key())]);
-        let statement = KeyStatement { sequence: 1, curve_keys };
+        let statement = KeyStatement { sequence: 1, curve_keys, enroller_key: None };
         write_json(&self.statement(), &SignedKeyStatement::sign(&statement, &root)?)
     }
 }

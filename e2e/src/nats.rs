@@ -76,7 +76,8 @@ impl Nats {
             let observer = KeyPair::new_user();
             write_json(&self.folder.join("observer.json"), &Observer { seed: observer.seed()? })?;
             let everything = vec![">".to_owned()];
-            let all = Permissions { publish: everything.clone(), subscribe: everything };
+            let all =
+                Permissions { publish: everything.clone(), subscribe: everything, ..Permissions::default() };
             self.write_users(&Users::from([(observer.public_key(), all)]))?;
         }
         self.server.start().await?;
@@ -227,6 +228,7 @@ mod tests {
         let only = |subject: &str| Permissions {
             publish: vec![subject.to_owned()],
             subscribe: vec![format!("{subject}.in")],
+            ..Permissions::default()
         };
         let users = Users::from([("UA".to_owned(), only("a")), ("UB".to_owned(), only("b"))]);
         let files = (Path::new("/crt"), Path::new("/key"));

@@ -56,7 +56,11 @@ async fn nats_lets_in_whom_it_knows_and_keeps_each_to_its_subjects(fleet: &Fleet
     ensure!(fleet.nats.connect(&stranger.seed()?).await.is_err(), "a stranger was let in");
 
     let member = nkeys::KeyPair::new_user();
-    let own = Permissions { publish: vec!["own.up".into()], subscribe: vec!["own.down".into()] };
+    let own = Permissions {
+        publish: vec!["own.up".into()],
+        subscribe: vec!["own.down".into()],
+        ..Permissions::default()
+    };
     fleet.nats.allow([(member.public_key(), own)]).await?;
     let client = fleet.nats.connect(&member.seed()?).await?;
     let observer = fleet.nats.observer().await?;

@@ -38,8 +38,9 @@ async fn three_hundred_devices_share_one_block(fleet: &Fleet) -> Result<()> {
         .map(|number| {
             Ok(Enrollment {
                 device: format!("pi-{number}").parse()?,
-                identity_key: KeyPair::new_user().public_key(),
-                curve_key: XKey::new().public_key(),
+                identity_key: KeyPair::new_user().public_key().parse()?,
+                curve_key: XKey::new().public_key().parse()?,
+                subject: None,
                 labels: BTreeMap::new(),
                 taint: true,
                 pod_cidr: fleet.options.pod_cidr.clone(),

@@ -3,12 +3,15 @@
 //! A device pins the public root key at enrollment. Which curve keys the fleet has, it takes only from a
 //! [`KeyStatement`] that the root key signed; statements count up and never go back.
 
+mod public;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use nkeys::{KeyPair, KeyPairType, XKey};
 use serde::{Deserialize, Serialize};
 
+pub use self::public::{CurveKey, IdentityKey, fingerprint};
 use crate::{envelope::EnvelopeError, name::KeyVersion};
 
 /// Why keys were not accepted.
@@ -98,6 +101,10 @@ pub struct KeyStatement {
     pub sequence: u64,
     /// Public curve keys (`X…`) by version.
     pub curve_keys: BTreeMap<KeyVersion, String>,
+    /// The enroller's public curve key, to which requests to enroll are sealed. It is another key than the
+    /// versions above: who enrolls devices cannot read what they say, and the other way round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enroller_key: Option<CurveKey>,
 }
 
 /// A statement as it travels and as it stands in a file: the signed bytes as they are, and the signature.

@@ -224,7 +224,12 @@ pub fn inbox_prefix(device: &DeviceName) -> String {
 /// nats-server does not check permissions on the reply subject of a publish, so every responder asks
 /// this before it answers; otherwise a device could have the cluster side publish wherever it likes.
 pub fn is_own_inbox(device: &DeviceName, reply: &str) -> bool {
-    reply.strip_prefix(&inbox_prefix(device)).and_then(|rest| rest.strip_prefix('.')).is_some_and(|rest| {
+    is_in_inbox(&inbox_prefix(device), reply)
+}
+
+/// Whether `reply` is `prefix`, a dot, and tokens without wildcards, of a bounded length.
+pub fn is_in_inbox(prefix: &str, reply: &str) -> bool {
+    reply.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('.')).is_some_and(|rest| {
         rest.len() <= 128
             && rest.split('.').all(|token| {
                 !token.is_empty()

@@ -10,7 +10,7 @@ use nkeys::{KeyPair, XKey};
 
 fn statement() -> KeyStatement {
     let keys = BTreeMap::from([(KeyVersion(1), XKey::new()), (KeyVersion(2), XKey::new())]);
-    KeyStatement { sequence: 3, curve_keys: FleetKeys::new(keys).unwrap().public() }
+    KeyStatement { sequence: 3, curve_keys: FleetKeys::new(keys).unwrap().public(), enroller_key: None }
 }
 
 fn refused(signed: &SignedKeyStatement, root: &KeyPair) -> bool {
@@ -89,10 +89,10 @@ fn a_root_is_an_operators_key() {
 
 #[test]
 fn a_statement_needs_keys_that_are_curve_keys() {
-    let empty = KeyStatement { sequence: 1, curve_keys: BTreeMap::new() };
+    let empty = KeyStatement { sequence: 1, curve_keys: BTreeMap::new(), enroller_key: None };
     assert!(matches!(empty.fleet_keys(), Err(KeyError::Empty)));
     let user = BTreeMap::from([(KeyVersion(1), KeyPair::new_user().public_key())]);
-    let wrong = KeyStatement { sequence: 1, curve_keys: user };
+    let wrong = KeyStatement { sequence: 1, curve_keys: user, enroller_key: None };
     assert!(matches!(wrong.fleet_keys(), Err(KeyError::Nkey { .. })));
 }
 

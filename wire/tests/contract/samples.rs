@@ -407,5 +407,6 @@ fn key_statement(versions: u32) -> KeyStatement {
     KeyStatement {
         sequence: versions.into(),
         curve_keys: (1..=versions).map(|version| (KeyVersion(version), key(version))).collect(),
+        enroller_key: None,
     }
 }

@@ -38,8 +38,9 @@ pub async fn prepare(fleet: &Fleet, devices: usize, label: (&str, &str)) -> Resu
         .map(|keys| {
             Ok(Enrollment {
                 device: keys.name.parse()?,
-                identity_key: keys.identity,
-                curve_key: keys.curve,
+                identity_key: keys.identity.parse()?,
+                curve_key: keys.curve.parse()?,
+                subject: None,
                 labels: labels.clone(),
                 taint: true,
                 pod_cidr: None,

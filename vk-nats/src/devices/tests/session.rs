@@ -84,8 +84,9 @@ impl Bench {
         let (own, fleet) = (XKey::new(), XKey::new());
         let node = Enrollment {
             device: device.clone(),
-            identity_key: KeyPair::new_user().public_key(),
-            curve_key: own.public_key(),
+            identity_key: KeyPair::new_user().public_key().parse().unwrap(),
+            curve_key: own.public_key().parse().unwrap(),
+            subject: None,
             labels: BTreeMap::new(),
             taint: true,
             pod_cidr: None,

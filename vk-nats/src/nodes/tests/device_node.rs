@@ -5,8 +5,9 @@ use super::*;
 fn node() -> Node {
     Enrollment {
         device: "pi-7".parse().unwrap(),
-        identity_key: KeyPair::new_user().public_key(),
-        curve_key: XKey::new().public_key(),
+        identity_key: KeyPair::new_user().public_key().parse().unwrap(),
+        curve_key: XKey::new().public_key().parse().unwrap(),
+        subject: None,
         labels: BTreeMap::new(),
         taint: true,
         pod_cidr: None,

@@ -1,0 +1,1 @@
+//! Who may connect to NATS, and how a device becomes a member of the fleet.
