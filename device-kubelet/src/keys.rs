@@ -386,6 +386,7 @@ mod tests {
         let statement = |sequence| KeyStatement {
             sequence,
             curve_keys: BTreeMap::from([(KeyVersion(1), XKey::new().public_key())]),
+            enroller_key: None,
         };
         let file = dir.path().join("fleet.json");
         let write = |statement: &KeyStatement, key: &KeyPair| {
