@@ -6,6 +6,7 @@
 //! | `subjects` | what a subject means, and what is none; permissions |
 //! | `envelopes` | sealing: limits, changed bytes, moved and reflected messages |
 //! | `sessions` | replay, order, epochs, key versions, hellos |
+//! | `enrollment` | who becomes a member: doors, tokens, records, sealed requests |
 //! | `keys` | who may say which curve keys the fleet has |
 //! | `streams` | frames |
 //! | `digests` | what both sides compare |
@@ -17,6 +18,7 @@
 
 mod digests;
 mod ends;
+mod enrollment;
 mod envelopes;
 mod golden;
 mod hostile_bytes;
