@@ -111,3 +111,113 @@ impl Outbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use fleet_wire::{
+        message::{Refusal, RefusalCode},
+        name::PodKey,
+    };
+    use k8s_openapi::api::core::v1::PodStatus;
+
+    use super::*;
+
+    fn report(uid: &str, revision: u64) -> PodReport {
+        let key = PodKey {
+            namespace: "default".parse().unwrap(),
+            name: "web".parse().unwrap(),
+            uid: uid.parse().unwrap(),
+        };
+        PodReport { key, revision, status: PodStatus::default(), stopped: false }
+    }
+
+    fn outcome(uid: &str, revision: u64, outcome: Outcome) -> PodOutcome {
+        PodOutcome { uid: uid.parse().unwrap(), revision, outcome }
+    }
+
+    /// What is told within an hour, in short.
+    async fn told(outbox: &Outbox) -> Vec<(String, u64)> {
+        let reports = tokio::time::timeout(Duration::from_secs(3600), outbox.next(10)).await;
+        let reports = reports.unwrap_or_default();
+        reports.into_iter().map(|report| (report.key.uid.to_string(), report.revision)).collect()
+    }
+
+    fn pods(list: &[(&str, u64)]) -> Vec<(String, u64)> {
+        list.iter().map(|(uid, revision)| ((*uid).to_owned(), *revision)).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_taken_is_told_again_to_a_new_session_and_taken_again() {
+        let outbox = Outbox::default();
+        outbox.offer(report("u1", 1), false);
+        outbox.offer(report("u2", 1), false);
+        for uid in ["u1", "u2"] {
+            outbox.acknowledge(&outcome(uid, 1, Outcome::Taken));
+        }
+        assert_eq!(told(&outbox).await, []);
+        outbox.offer_again();
+        assert_eq!(told(&outbox).await, pods(&[("u1", 1), ("u2", 1)]));
+        outbox.acknowledge(&outcome("u1", 1, Outcome::Taken));
+        assert_eq!(told(&outbox).await, pods(&[("u2", 1)]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_reports_is_woken() {
+        let outbox = std::sync::Arc::new(Outbox::default());
+        outbox.offer(report("u1", 1), false);
+        outbox.acknowledge(&outcome("u1", 1, Outcome::Taken));
+        let waiting = tokio::spawn({
+            let outbox = outbox.clone();
+            async move { outbox.next(10).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        outbox.offer_again();
+        assert_eq!(waiting.await.unwrap(), [report("u1", 1)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_newest_of_a_pod_is_told_again() {
+        let outbox = Outbox::default();
+        outbox.offer(report("u1", 1), false);
+        outbox.offer(report("u1", 2), false);
+        // Comes late, for a revision that was replaced.
+        outbox.acknowledge(&outcome("u1", 1, Outcome::Taken));
+        assert_eq!(told(&outbox).await, pods(&[("u1", 2)]));
+        outbox.acknowledge(&outcome("u1", 2, Outcome::Taken));
+        outbox.offer_again();
+        assert_eq!(told(&outbox).await, pods(&[("u1", 2)]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_gone_refused_or_forgotten_is_not_told_again() {
+        let outbox = Outbox::default();
+        for uid in ["u1", "u2", "u3"] {
+            outbox.offer(report(uid, 1), false);
+        }
+        let refusal = Refusal::new(RefusalCode::BadRequest, "no".to_owned());
+        outbox.acknowledge(&outcome("u1", 1, Outcome::Gone));
+        outbox.acknowledge(&outcome("u2", 1, Outcome::Refused(refusal)));
+        outbox.forget(&"u3".parse().unwrap());
+        outbox.offer_again();
+        assert_eq!(told(&outbox).await, []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_rests_goes_on_resting() {
+        let outbox = Outbox::default();
+        outbox.offer(report("u1", 1), false);
+        let refusal = Refusal::new(RefusalCode::Unavailable, "busy".to_owned());
+        outbox.acknowledge(&outcome("u1", 1, Outcome::Later(refusal)));
+        outbox.offer(report("u2", 1), true);
+        outbox.offer_again();
+        let before = Instant::now();
+        assert_eq!(told(&outbox).await, pods(&[("u2", 1)]));
+        assert_eq!(before.elapsed(), SOFT);
+        outbox.acknowledge(&outcome("u2", 1, Outcome::Taken));
+        assert_eq!(told(&outbox).await, pods(&[("u1", 1)]));
+        assert_eq!(before.elapsed(), REST);
+    }
+}
