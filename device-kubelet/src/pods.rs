@@ -266,7 +266,7 @@ impl Pods {
         if loaded.whole {
             supervisor.desired_set_is_whole();
         }
-        let Loaded { index, bundles, mut records, .. } = loaded;
+        let Loaded { index, bundles, mut records, whole } = loaded;
         for (uid, json) in &bundles {
             let Some(desired) = parse(uid, json) else { continue };
             let record = records.remove(uid).unwrap_or_else(|| PodRecord::new(desired.key.clone()));
@@ -274,6 +274,9 @@ impl Pods {
             let order =
                 Order { desired: Arc::new(desired), removed: false, node: index.node_settings.clone() };
             supervisor.order(order, Some((record, observed)));
+        }
+        if !whole {
+            supervisor.keep_records(records);
         }
         let saver = shared.clone();
         supervisor.spawn("records", async move { saver.saver.run().await });

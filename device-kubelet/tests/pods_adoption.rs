@@ -85,6 +85,33 @@ async fn a_crash_loop_goes_on_where_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn restart_counts_go_on_when_power_is_lost_twice_and_the_index_with_it() {
+    let mut device = Device::with_image("busybox:1").await;
+    device.apply(simple("web", "u1", "Always", FOREVER)).await;
+    device.until_phase("u1", "Running").await;
+    for (index_is_torn, count) in [(false, 1), (false, 2), (true, 3)] {
+        settle().await;
+        device.runtime.power_cycle();
+        if index_is_torn {
+            fs::write(device.dir.path().join("store/index"), b"torn").unwrap();
+        }
+        device.history.lock().unwrap().clear();
+        device.restart_agent().await;
+        // The sync brings what was lost.
+        device.apply(simple("web", "u1", "Always", FOREVER)).await;
+        device
+            .until("u1", "running again", |report| {
+                let main = main_status(&report.status);
+                main.ready && main.restart_count == count
+            })
+            .await;
+        let history = device.history.lock().unwrap();
+        let told: Vec<i32> = history.iter().map(|report| main_status(&report.status).restart_count).collect();
+        assert!(told.iter().all(|told| *told >= count - 1) && told.is_sorted(), "{told:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deletion_that_the_agent_did_not_live_to_end_is_ended() {
     let mut device = Device::with_image("busybox:1").await;
     device.apply(simple("web", "u1", "Always", &["sleep", "100000"])).await;

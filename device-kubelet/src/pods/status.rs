@@ -193,7 +193,10 @@ impl View<'_> {
             container_id: Some(id),
             image: seen.image.clone(),
             image_id: seen.image_id.clone(),
-            restart_count: i32::try_from(seen.attempt).unwrap_or(i32::MAX),
+            // The runtime may know less than was told: the newest instance may be gone, and those before it not.
+            restart_count: i32::try_from(seen.attempt)
+                .unwrap_or(i32::MAX)
+                .max(told.map_or(0, |told| told.restart_count)),
             state: Some(state),
             last_state: earlier.or_else(|| Some(ApiState::default())),
             ..ContainerStatus::default()

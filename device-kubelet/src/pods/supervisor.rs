@@ -46,6 +46,8 @@ struct Worker {
 pub struct Supervisor {
     shared: Arc<Shared>,
     workers: Mutex<BTreeMap<PodUid, Worker>>,
+    /// Records of pods whose bundles were lost: a broken disk. When they are wanted again, they count on.
+    left_over: Mutex<BTreeMap<PodUid, PodRecord>>,
     tasks: TaskTracker,
     stop: CancellationToken,
     /// The desired set is known to be whole: what is not in it is unwanted.
@@ -60,17 +62,27 @@ pub type Inventory = BTreeMap<PodUid, (PodKey, Observed)>;
 impl Supervisor {
     /// Without pods.
     pub fn new(shared: Arc<Shared>, stop: CancellationToken) -> Arc<Self> {
-        let (workers, tasks) = (Mutex::default(), TaskTracker::new());
+        let (workers, left_over, tasks) = (Mutex::default(), Mutex::default(), TaskTracker::new());
         let (whole, unseen) = (AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(Self { shared, workers, tasks, stop, whole, unseen })
+        Arc::new(Self { shared, workers, left_over, tasks, stop, whole, unseen })
     }
 
     fn workers(&self) -> MutexGuard<'_, BTreeMap<PodUid, Worker>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// These have no bundle now, and may get one.
+    pub fn keep_records(&self, records: BTreeMap<PodUid, PodRecord>) {
+        *self.left_over() = records;
+    }
+
+    fn left_over(&self) -> MutexGuard<'_, BTreeMap<PodUid, PodRecord>> {
+        self.left_over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// From now on, what belongs to no pod is stopped.
     pub fn desired_set_is_whole(&self) {
+        self.left_over().clear();
         if !self.whole.swap(true, Ordering::Relaxed) {
             tracing::debug!("the desired set is whole");
         }
@@ -94,7 +106,12 @@ impl Supervisor {
             .filter(|other| other.key.namespace == key.namespace && other.key.name == key.name)
             .map(|other| other.view.clone())
             .collect();
-        let (record, observed) = found.unwrap_or_else(|| (PodRecord::new(key.clone()), Observed::default()));
+        let left_over = if found.is_none() { self.left_over().remove(&key.uid) } else { None };
+        // Nothing is known of what it runs by now.
+        let look_first = left_over.is_some() || self.unseen.load(Ordering::Relaxed);
+        let (record, observed) = found.unwrap_or_else(|| {
+            (left_over.unwrap_or_else(|| PodRecord::new(key.clone())), Observed::default())
+        });
         let (orders, poke) = (watch::channel(order).0, Arc::<Poke>::default());
         let view = watch::channel(PodView {
             status: Arc::new(record.status.clone()),
@@ -116,7 +133,6 @@ impl Supervisor {
         workers.insert(key.uid.clone(), Worker { key: key.clone(), orders, poke, view: view.1 });
         drop(workers);
         let span = tracing::info_span!("pod", namespace = %key.namespace, name = %key.name, uid = %key.uid);
-        let look_first = self.unseen.load(Ordering::Relaxed);
         self.tasks.spawn(self.clone().run(key, pod, look_first).instrument(span));
     }
 
