@@ -165,6 +165,7 @@ fn pods_settings(settings: &Settings) -> PodsSettings {
     let data_dir: &Path = &settings.data_dir;
     PodsSettings {
         shutdown_grace: settings.shutdown_grace,
+        log_limits: settings.log_limits,
         // Containers that exist in memory only are gone after a restart: so are their pods.
         durability: match settings.runtime {
             RuntimeKind::Podman => Durability::Disk,

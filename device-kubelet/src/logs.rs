@@ -1,7 +1,7 @@
-//! Reading a container's log for `kubectl logs`: from the file to the bytes that are shown.
+//! Logs of containers: read for `kubectl logs`, from the files to the bytes that are shown; and kept from growing.
 //!
-//! The file is in the CRI format and is written by the runtime; nothing is written here. A reader keeps one
-//! block of it in memory, whatever its length. While it follows, it sleeps until the kernel tells of a
+//! The files are in the CRI format and are written by the runtime; their content is never changed here. A reader keeps
+//! one block in memory, whatever the log's length. While it follows, it sleeps until the kernel tells of a
 //! write, a rotation, or the container's end.
 //!
 //! ```text
@@ -9,16 +9,24 @@
 //!  ├ line     a line of the CRI format                  (pure)
 //!  ├ chain    the files of one log: rotated, current    (which comes after which)
 //!  ├ tail     where the last lines begin                (backwards, in blocks)
-//!  └ source   lines to shown bytes, limits, time stamps (synchronous)
+//!  ├ source   lines to shown bytes, limits, time stamps (synchronous)
+//!  ├ rotation what has to be done to the files          (decision: pure)
+//!  └ rotator  when to look, and the doing               (one task)
 //! ```
 //!
 //! # Rotation
+//! The agent's own ([`rotator`]) gives the current file a second name, `<name>.<number>`, and has the runtime go on in
+//! a new file, which replaces the first name in one step: there is a current file at each moment, and nothing is lost
+//! or shown twice, whenever the agent, the container or the device ends in between.
+//!
 //! conmon's own (`--log-size-max`) opens a new file and renames it over the old one, whose content is gone for
 //! everybody who does not hold it open: a follower does, reads it to its end, and goes on with the new one. A
-//! rotation as a kubelet does it (rename to `<name>.<time>`, then tell conmon to reopen) is read in order.
+//! rotation as a kubelet does it (rename to `<name>.<time>`, then have the runtime reopen) is read in order, too.
 
 mod chain;
 mod line;
+mod rotation;
+pub mod rotator;
 mod source;
 mod tail;
 

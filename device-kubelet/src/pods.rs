@@ -69,6 +69,7 @@ use self::{
 };
 use crate::{
     images::Puller,
+    logs::rotator::{LogLimits, Rotator},
     runtime::Runtime,
     store::{Index, Loaded, Plain, Store, StoreError, Writes},
     volumes::PodDirs,
@@ -86,8 +87,8 @@ pub struct PodsSettings {
     /// Address of the device for `status.hostIP` in the downward API; `None` = the source address of the
     /// default route when a container is made.
     pub host_ip: Option<IpAddr>,
-    /// Logs are rotated at so many bytes.
-    pub log_max_bytes: u64,
+    /// How long logs of containers may become.
+    pub log_limits: LogLimits,
     /// Whether desired state and pod states survive on disk.
     pub durability: Durability,
 }
@@ -100,7 +101,7 @@ impl PodsSettings {
             device,
             shutdown_grace: Duration::from_secs(5),
             host_ip: None,
-            log_max_bytes: 10 * 1024 * 1024,
+            log_limits: LogLimits::DEFAULT,
             durability: Durability::Disk,
         }
     }
@@ -254,6 +255,7 @@ impl Pods {
             outbox: Outbox::default(),
             events: EventQueue::default(),
             saver: Saver::new(store.clone(), settings.durability),
+            rotator: Rotator::new(settings.log_limits),
             settings,
         });
         let supervisor = Supervisor::new(shared.clone(), stop);
@@ -280,6 +282,8 @@ impl Pods {
         }
         let saver = shared.clone();
         supervisor.spawn("records", async move { saver.saver.run().await });
+        let rotator = shared.clone();
+        supervisor.spawn("logs", async move { rotator.rotator.run(&*rotator.runtime).await });
         supervisor.spawn("runtime", supervisor.clone().watch_runtime());
         let inner = Inner { shared, supervisor, store, index: Mutex::new(index), turn: Default::default() };
         Ok(Self { inner: Arc::new(inner) })

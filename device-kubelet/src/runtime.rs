@@ -174,7 +174,8 @@ pub struct ContainerSpec {
     pub stop_signal: Option<String>,
     /// Where the runtime writes the log, in the CRI format (`time stream F|P line`).
     pub log_path: PathBuf,
-    /// Rotate the log at so many bytes.
+    /// The log's limit in bytes, for a runtime that cannot reopen it ([`Runtime::reopen_log`]): it cuts the log itself,
+    /// and what was in it is gone. Others let it grow.
     pub log_max_bytes: u64,
     /// Free labels, kept and returned.
     pub labels: BTreeMap<String, String>,
@@ -336,6 +337,10 @@ pub trait Runtime: Send + Sync + 'static {
     fn start_container<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<()>>;
     /// Sends the stop signal, waits for `grace`, then kills. Returns when it has ended.
     fn stop_container<'a>(&'a self, id: &'a ContainerId, grace: Duration) -> BoxFuture<'a, Result<()>>;
+    /// Has the log of a running container go on in a new file, which is at its path when this returns. The file that was
+    /// there is complete then, and lives on under the other name that the caller gave it before. An error leaves
+    /// it where it is; only when the runtime was slow, it may still be replaced later.
+    fn reopen_log<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<()>>;
     /// Removes a container, killing it if it runs.
     fn remove_container<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<()>>;
     /// All containers of a pod (`None`: of all pods of this agent), without the sandbox's own.

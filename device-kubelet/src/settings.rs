@@ -15,6 +15,8 @@ use fleet_daemon::{
 use fleet_wire::name::DeviceName;
 use serde::{Deserialize, Serialize};
 
+use crate::{logs::rotator::LogLimits, pods::quantity};
+
 /// Where the device's data lies unless set otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/harmony-fleet";
 /// The file that is read unless another is named, if it exists.
@@ -68,6 +70,14 @@ pub struct Flags {
     #[arg(long, env = "DEVICE_KUBELET_MAX_PODS", value_name = "NUMBER")]
     pub max_pods: Option<u32>,
 
+    /// Size at which a container's log file is rotated, a quantity from 64Ki to 1Gi [default: 10Mi]
+    #[arg(long, env = "DEVICE_KUBELET_CONTAINER_LOG_MAX_SIZE", value_name = "QUANTITY")]
+    pub container_log_max_size: Option<String>,
+
+    /// Log files of one container, the current one included, 2 to 100 [default: 5]
+    #[arg(long, env = "DEVICE_KUBELET_CONTAINER_LOG_MAX_FILES", value_name = "NUMBER")]
+    pub container_log_max_files: Option<u32>,
+
     /// Address for /healthz, /readyz and /metrics, e.g. 127.0.0.1:10248 [default: none]
     #[arg(long, env = "DEVICE_KUBELET_HEALTH_LISTEN", value_name = "ADDRESS:PORT")]
     pub health_listen: Option<String>,
@@ -120,6 +130,8 @@ pub struct Settings {
     pub heartbeat_interval: Duration,
     /// Most pods.
     pub max_pods: u32,
+    /// How long logs of containers may become.
+    pub log_limits: LogLimits,
     /// Where health and metrics are served.
     pub health_listen: Option<SocketAddr>,
     /// Form of the log lines.
@@ -171,6 +183,7 @@ impl Flags {
                 pods @ 1..=1000 => pods,
                 pods => return Err(invalid("max-pods", pods, "a number from 1 to 1000")),
             },
+            log_limits: log_limits(self.container_log_max_size, self.container_log_max_files)?,
             health_listen: self
                 .health_listen
                 .map(|text| parse("health-listen", &text, "an address with a port, e.g. 127.0.0.1:10248"))
@@ -187,6 +200,27 @@ fn seconds(key: &str, value: Option<Seconds>, default: u64, most: u64) -> Result
         Seconds(seconds) if (1..=most).contains(&seconds) => Ok(Duration::from_secs(seconds)),
         Seconds(other) => Err(invalid(key, other, &format!("whole seconds from 1 to {most}"))),
     }
+}
+
+fn log_limits(size: Option<String>, files: Option<u32>) -> Result<LogLimits, SettingsError> {
+    let max_bytes = match size {
+        None => LogLimits::DEFAULT.max_bytes,
+        Some(text) => match quantity::ceil(&text).and_then(|bytes| u64::try_from(bytes).ok()) {
+            Some(bytes) if (64 << 10..=1 << 30).contains(&bytes) => bytes,
+            _ => {
+                return Err(invalid(
+                    "container-log-max-size",
+                    text,
+                    "a quantity from 64Ki to 1Gi, e.g. 10Mi",
+                ));
+            }
+        },
+    };
+    let max_files = match files.unwrap_or(LogLimits::DEFAULT.max_files) {
+        files @ 2..=100 => files,
+        files => return Err(invalid("container-log-max-files", files, "a number from 2 to 100")),
+    };
+    Ok(LogLimits { max_bytes, max_files })
 }
 
 fn nats_url(url: String, expected: &str) -> Result<String, SettingsError> {
@@ -248,11 +282,15 @@ mod tests {
         assert_eq!(settings.data_dir, Path::new(DEFAULT_DATA_DIR));
         assert_eq!(settings.heartbeat_interval, Duration::from_secs(10));
         assert_eq!((settings.max_pods, settings.runtime), (110, RuntimeKind::Podman));
+        assert_eq!(settings.log_limits, LogLimits::DEFAULT);
+        let flags =
+            Flags { container_log_max_size: Some("2Mi".into()), container_log_max_files: Some(2), ..good() };
+        assert_eq!(flags.resolve().unwrap().log_limits, LogLimits { max_bytes: 2 << 20, max_files: 2 });
     }
 
     #[test]
     fn a_wrong_value_is_named_with_its_key_and_what_was_expected() {
-        let wrong: [(&str, &str, Flags); 8] = [
+        let wrong: [(&str, &str, Flags); 10] = [
             ("name", "RFC 1123", Flags { name: Some("Pi_7".into()), ..good() }),
             ("data-dir", "absolute", Flags { data_dir: Some("data".into()), ..good() }),
             ("nats-url", "nats://host", Flags { nats_url: Some("10.0.0.1:4222".into()), ..good() }),
@@ -260,6 +298,12 @@ mod tests {
             ("podman-socket", "unix://", Flags { podman_socket: Some("/run/p.sock".into()), ..good() }),
             ("heartbeat-interval", "1 to 300", Flags { heartbeat_interval: Some(Seconds(0)), ..good() }),
             ("max-pods", "1 to 1000", Flags { max_pods: Some(0), ..good() }),
+            (
+                "container-log-max-size",
+                "64Ki to 1Gi",
+                Flags { container_log_max_size: Some("10".into()), ..good() },
+            ),
+            ("container-log-max-files", "2 to 100", Flags { container_log_max_files: Some(1), ..good() }),
             ("health-listen", "with a port", Flags { health_listen: Some("localhost".into()), ..good() }),
         ];
         for (key, expected, flags) in wrong {

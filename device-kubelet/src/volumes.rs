@@ -6,7 +6,8 @@
 //!     ..data -> ..2026_01_02_…              configMap and secret: swapped as a whole (payload)
 //!     key -> ..data/key
 //!   containers/<container>/<attempt>        termination message, bound into the container
-//! <data-dir>/logs/<namespace>_<name>_<uid>/<container>/<attempt>.log
+//! <data-dir>/logs/<namespace>_<name>_<uid>/<container>/
+//!   <attempt>.log                           rotated: <attempt>.log.<number>
 //! ```
 //!
 //! Everything here blocks: callers run it on a thread that may. It can be repeated: what is as it should be is
@@ -115,6 +116,22 @@ impl PodDirs {
             memory::unmount(&entry)?;
         }
         remove_dir(&volumes)
+    }
+
+    /// Removes the logs, rotated ones too, and termination messages of a container's instances before this one.
+    pub fn remove_instances_before(&self, container: &str, oldest: u32) -> io::Result<()> {
+        let number = |path: &Path| {
+            let name = path.file_name()?.to_str()?;
+            name.split('.').next()?.parse::<u32>().ok()
+        };
+        for folder in [self.logs.join(container), self.root.join("containers").join(container)] {
+            for path in read_dir(&folder)? {
+                if number(&path).is_some_and(|number| number < oldest) {
+                    fs::remove_file(&path)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Removes everything of the pod, its logs too.

@@ -68,6 +68,10 @@ impl Runtime for Shared {
     ) -> BoxFuture<'a, Result<()>> {
         self.0.stop_container(id, grace)
     }
+    fn reopen_log<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<()>> {
+        self.0.reopen_log(id)
+    }
+
     fn remove_container<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<()>> {
         self.0.remove_container(id)
     }

@@ -1,7 +1,7 @@
 //! The files of one log: what was rotated away, oldest first, and the current one.
 
 use std::{
-    fs::File,
+    fs::{File, Metadata},
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -20,45 +20,56 @@ pub(super) struct LogFile {
 impl LogFile {
     fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
-        let metadata = file.metadata()?;
-        Ok(Self { inode: (metadata.dev(), metadata.ino()), file })
+        Ok(Self { inode: inode(&file.metadata()?), file })
     }
+}
+
+pub(super) fn inode(metadata: &Metadata) -> Inode {
+    (metadata.dev(), metadata.ino())
 }
 
 /// All files of the log that exist now, the current one last.
 pub(super) fn files(current: &Path) -> io::Result<Vec<LogFile>> {
+    // The current file comes first: were it opened last, one that is rotated away in between would be missed. So
+    // it may stand among the rotated ones by now, and is met again there; what came after it is found by `after`.
+    let current_file = existing(LogFile::open(current))?;
     let mut files = Vec::new();
     for path in rotated(current)? {
-        match LogFile::open(&path) {
-            Ok(file) => files.push(file),
-            // Cleaned up meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        // `None`: cleaned up meanwhile.
+        if let Some(file) = existing(LogFile::open(&path))? {
+            files.push(file);
         }
     }
-    files.push(LogFile::open(current)?);
-    Ok(files)
+    if let Some(file) = current_file
+        && !files.iter().any(|rotated| rotated.inode == file.inode)
+    {
+        files.push(file);
+    }
+    if files.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(files) }
 }
 
 /// The file that follows the one of this inode. `None` if it is the current one, or there is none.
 pub(super) fn after(current: &Path, inode: Inode) -> io::Result<Option<LogFile>> {
-    let files = match files(current) {
-        Ok(files) => files,
-        // Between rename and reopen there is no current file.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let Some(files) = existing(files(current))? else { return Ok(None) };
     let next = match files.iter().position(|file| file.inode == inode) {
         Some(position) => position + 1,
-        // Renamed over: only the current one can come after it.
-        None => files.len() - 1,
+        // Removed as the oldest, or renamed over: all that is left came after it.
+        None => 0,
     };
     Ok(files.into_iter().nth(next))
 }
 
-/// `<name>.<suffix>` beside the current file, without the temporary file of conmon and compressed ones. A kubelet's
-/// suffix is a time, so the order of names is the order of ages.
-fn rotated(current: &Path) -> io::Result<Vec<PathBuf>> {
+fn existing<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
+    match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+/// `<name>.<suffix>` beside the current file, oldest first, without the temporary file of conmon and compressed ones.
+/// The suffix is a number of fixed width ([`super::rotation`]) or, from others, a time: the order of names is the
+/// order of ages.
+pub(super) fn rotated(current: &Path) -> io::Result<Vec<PathBuf>> {
     let (Some(folder), Some(name)) = (current.parent(), current.file_name().and_then(|name| name.to_str()))
     else {
         return Ok(Vec::new());

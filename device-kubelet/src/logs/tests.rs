@@ -236,6 +236,76 @@ async fn files_that_were_renamed_away_are_read_in_order() {
     assert_eq!(shown, "line 6\nline 7\nline 8\n");
 }
 
+/// As the agent does it: a second name, then a new file over the first.
+fn rotate(log: &Log, number: u32) {
+    fs::hard_link(log.path(), log.folder.path().join(format!("0.log.{number:010}"))).unwrap();
+    let fresh = log.folder.path().join("0.log.tmp");
+    fs::write(&fresh, "").unwrap();
+    fs::rename(&fresh, log.path()).unwrap();
+}
+
+#[tokio::test]
+async fn a_file_with_two_names_is_shown_once() {
+    let log = Log::new(&lines(2..4));
+    append(&log.folder.path().join("0.log.0000000001"), &lines(0..2));
+    // Between the second name and the runtime's new file.
+    let rotated = log.folder.path().join("0.log.0000000002");
+    fs::hard_link(log.path(), &rotated).unwrap();
+    assert_eq!(log.shown(all()).await, "line 0\nline 1\nline 2\nline 3\n");
+    assert_eq!(log.shown(tail(3)).await, "line 1\nline 2\nline 3\n");
+    let mut reader = log.followed(tail(1)).await;
+    assert_eq!(next(&mut reader).await.unwrap(), "line 3\n");
+    log.write(&lines(4..5));
+    assert_eq!(next(&mut reader).await.unwrap(), "line 4\n");
+    // The rotation is given up.
+    fs::remove_file(&rotated).unwrap();
+    log.write(&lines(5..6));
+    assert_eq!(next(&mut reader).await.unwrap(), "line 5\n");
+    rotate(&log, 2);
+    log.write(&lines(6..7));
+    assert_eq!(next(&mut reader).await.unwrap(), "line 6\n");
+    assert_eq!(log.shown(all()).await, (0..7).map(|n| format!("line {n}\n")).collect::<String>());
+}
+
+#[tokio::test]
+async fn a_line_in_parts_may_be_rotated_in_between() {
+    let log = Log::new(&[line(0, "F", "a"), line(1, "P", "b")].concat());
+    let times = LogOptions { timestamps: true, ..all() };
+    rotate(&log, 1);
+    log.write(&line(2, "F", "c"));
+    assert_eq!(log.shown(all()).await, "a\nbc\n");
+    assert_eq!(log.shown(tail(1)).await, "bc\n");
+    assert!(log.shown(times).await.ends_with("2026-11-21T10:00:01.000000001Z bc\n"));
+}
+
+#[tokio::test]
+async fn a_slow_follower_goes_on_with_the_oldest_file_that_is_left() {
+    let log = Log::new(&lines(0..2));
+    let mut reader = log.followed(all()).await;
+    assert_eq!(next(&mut reader).await.unwrap(), "line 0\nline 1\n");
+    for number in 1..4 {
+        rotate(&log, number);
+        log.write(&lines(2 * number..2 * number + 2));
+    }
+    // What it had open is gone by name only; of the next one, nothing is left.
+    for number in 1..3 {
+        fs::remove_file(log.folder.path().join(format!("0.log.{number:010}"))).unwrap();
+    }
+    log.ended.send_replace(true);
+    let mut shown = String::new();
+    while let Some(chunk) = next(&mut reader).await {
+        shown += &chunk;
+    }
+    assert_eq!(shown, "line 4\nline 5\nline 6\nline 7\n");
+}
+
+#[tokio::test]
+async fn between_rename_and_reopen_what_was_rotated_is_shown() {
+    let log = Log::new(&lines(0..2));
+    fs::rename(log.path(), log.folder.path().join("0.log.20261121-100000")).unwrap();
+    assert_eq!(log.shown(all()).await, "line 0\nline 1\n");
+}
+
 #[tokio::test]
 async fn chunks_are_no_longer_than_asked_for() {
     let log = Log::new(&lines(0..100));

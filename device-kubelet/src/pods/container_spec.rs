@@ -14,6 +14,7 @@ use super::{
     qos, quantity,
 };
 use crate::{
+    logs::rotator::LogLimits,
     runtime::{ContainerSpec, Image, MountSpec, ResourceSpec, SecuritySpec},
     volumes::{Mounted, PodDirs, SubPathError, resolve_sub_path},
 };
@@ -76,8 +77,8 @@ pub struct Ingredients<'a> {
     pub surroundings: &'a Surroundings,
     /// The image.
     pub image: &'a Image,
-    /// Rotate logs at so many bytes.
-    pub log_max_bytes: u64,
+    /// How long logs may become.
+    pub log_limits: LogLimits,
 }
 
 impl Ingredients<'_> {
@@ -120,7 +121,7 @@ impl Ingredients<'_> {
             tty: container.tty == Some(true),
             stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
             log_path: self.dirs.log(&container.name, attempt),
-            log_max_bytes: self.log_max_bytes,
+            log_max_bytes: self.log_limits.max_bytes,
             labels: BTreeMap::from([(HASH_LABEL.to_owned(), container_hash(container))]),
         })
     }

@@ -313,9 +313,13 @@ impl PodContext {
             let next = if seen.state == ContainerState::Created { seen.attempt } else { next };
             *known = next.max(*known);
             let ended = matches!(seen.state, ContainerState::Exited { .. });
+            let fresh = !self.memory.instances.contains_key(&seen.id);
             let instance =
                 self.memory.instances.entry(seen.id.clone()).or_insert_with(|| watch::channel(false).0);
             instance.send_if_modified(|known| std::mem::replace(known, ended) != ended);
+            if fresh || matches!(seen.state, ContainerState::Running { .. }) {
+                self.shared.rotator.watch(&seen.id, &seen.log_path, instance.subscribe());
+            }
             if ended && !self.memory.last_words.contains_key(&seen.id) {
                 let words = last_words::read(&self.desired, &self.dirs, seen);
                 self.memory.last_words.insert(seen.id.clone(), words);

@@ -73,7 +73,7 @@ async fn try_start(pod: &mut PodContext, desired: &Desired, container: &Containe
     }
     let id = create(pod, desired, container, &image, sandbox, attempt).await?;
     pod.record.attempts.insert(name.to_owned(), attempt.saturating_add(1));
-    prune(pod, name).await;
+    prune(pod, name, attempt).await;
     match pod.shared.runtime.start_container(&id).await {
         Ok(()) => {
             pod.event(Some(name), false, "Started", format!("Started container {name}"));
@@ -107,7 +107,7 @@ async fn create(
         dirs: &pod.dirs,
         surroundings: &pod.shared.surroundings(&ips),
         image,
-        log_max_bytes: pod.shared.settings.log_max_bytes,
+        log_limits: pod.shared.settings.log_limits,
     };
     let spec = ingredients.container(container, attempt).map_err(|error: ConfigError| {
         pod.event(Some(name), true, "Failed", format!("Error: {error}"));
@@ -130,8 +130,8 @@ fn create_failed(pod: &PodContext, name: &str, error: &RuntimeError) -> Trouble 
     Trouble { waiting, retry: pod.shared.clock.mono().after(RETRY) }
 }
 
-/// Keeps the newest dead container of a name, removes the older ones.
-async fn prune(pod: &mut PodContext, name: &str) {
+/// Keeps the newest dead container of a name, removes the older ones, with their logs.
+async fn prune(pod: &mut PodContext, name: &str, attempt: u32) {
     let superfluous: Vec<ContainerId> = pod
         .observed
         .all()
@@ -143,6 +143,13 @@ async fn prune(pod: &mut PodContext, name: &str) {
         if let Err(error) = pod.shared.runtime.remove_container(&id).await {
             tracing::warn!(pod = %pod.desired.key, container = name, %error, "cannot remove an old container");
         }
+    }
+    // By their numbers: containers that went with an old sandbox left theirs, too.
+    let (dirs, container) = (pod.dirs.clone(), name.to_owned());
+    let oldest = attempt.saturating_sub(1);
+    let removed = tokio::task::spawn_blocking(move || dirs.remove_instances_before(&container, oldest)).await;
+    if let Err(error) = removed.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+        tracing::warn!(pod = %pod.desired.key, container = name, %error, "cannot remove an old container's log");
     }
 }
 

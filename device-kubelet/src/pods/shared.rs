@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::record::PodRecord;
 use super::{Durability, PodsSettings, clock::Clock, env::Surroundings, events::EventQueue, outbox::Outbox};
-use crate::{images::Puller, runtime::Runtime, store::Store};
+use crate::{images::Puller, logs::rotator::Rotator, runtime::Runtime, store::Store};
 
 /// Handles that every pod's task needs.
 pub struct Shared {
@@ -30,6 +30,8 @@ pub struct Shared {
     pub events: EventQueue,
     /// Writes records down.
     pub saver: Saver,
+    /// Keeps logs from growing.
+    pub rotator: Rotator,
 }
 
 impl Shared {

@@ -1,4 +1,4 @@
-//! Changes in one directory, as the kernel tells them; nothing runs while nothing changes.
+//! Changes of files, as the kernel tells them; nothing runs while nothing changes.
 
 use std::{
     ffi::OsString,
@@ -64,6 +64,39 @@ impl DirectoryWatch {
     }
 }
 
+/// Tells that files are written to, not how often: each has to be armed again, so that who writes much wakes nobody
+/// more often than he asks for.
+#[derive(Debug)]
+pub(crate) struct FirstWrites {
+    inotify: AsyncFd<OwnedFd>,
+}
+
+impl FirstWrites {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        let fd = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
+        Ok(Self { inotify: register(fd)? })
+    }
+
+    /// The next write to this file, from here on, is told.
+    pub(crate) fn arm(&self, file: &Path) -> std::io::Result<()> {
+        use inotify::WatchFlags as Flags;
+        inotify::add_watch(self.inotify.get_ref(), file, Flags::MODIFY | Flags::ONESHOT)?;
+        Ok(())
+    }
+
+    /// Waits for a write to any armed file. May be cancelled without loss.
+    pub(crate) async fn next(&self) -> std::io::Result<()> {
+        loop {
+            let mut ready = self.inotify.readable().await?;
+            // The kernel ends a watch that has told its one event, and says so.
+            if !read(self.inotify.get_ref())?.is_empty() {
+                return Ok(());
+            }
+            ready.clear_ready();
+        }
+    }
+}
+
 #[expect(
     deprecated,
     reason = "unsound only for types whose descriptor changes, which OwnedFd's does not; its successor is an unsafe fn"
@@ -99,4 +132,37 @@ fn read(fd: &OwnedFd) -> std::io::Result<Vec<Change>> {
         }
     }
     Ok(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_writes_only_the_first_wakes_until_it_is_armed_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (folder.path().join("1"), folder.path().join("2"));
+        std::fs::write(&one, "").unwrap();
+        std::fs::write(&two, "").unwrap();
+        let writes = FirstWrites::new().unwrap();
+        writes.arm(&one).unwrap();
+        writes.arm(&two).unwrap();
+        assert_eq!(writes.arm(&folder.path().join("3")).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+        let quiet = async || tokio::time::timeout(Duration::from_secs(3600), writes.next()).await.is_err();
+        assert!(quiet().await);
+        std::fs::write(&one, "a").unwrap();
+        writes.next().await.unwrap();
+        std::fs::write(&one, "b").unwrap();
+        assert!(quiet().await);
+        std::fs::write(&two, "a").unwrap();
+        writes.next().await.unwrap();
+        assert!(quiet().await);
+        writes.arm(&one).unwrap();
+        std::fs::write(&one, "c").unwrap();
+        writes.next().await.unwrap();
+    }
 }

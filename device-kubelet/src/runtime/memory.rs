@@ -188,6 +188,9 @@ impl Shared {
         let Some((steps, ended)) = self.ask("start container")?.start(id)? else {
             return Ok(());
         };
+        if self.options.write_logs {
+            self.state().open_log(id);
+        }
         if steps.first() != Some(&Step::Wait) {
             tokio::spawn(self.clone().run(id.clone(), steps, ended));
         }
@@ -271,6 +274,10 @@ impl Runtime for MemoryRuntime {
 
     fn stop_container<'a>(&'a self, id: &'a ContainerId, grace: Duration) -> BoxFuture<'a, Result<()>> {
         self.shared.stop(id, grace).boxed()
+    }
+
+    fn reopen_log<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<()>> {
+        ready(self.shared.ask("reopen a log").and_then(|state| state.reopen_log(id)))
     }
 
     fn remove_container<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<()>> {

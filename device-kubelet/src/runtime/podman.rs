@@ -18,6 +18,7 @@
 //!  ├ libpod      one request on the socket                     (hyper)
 //!  ├ verbs       the requests that podman-api does for us      (podman-api)
 //!  ├ exits       sees containers end                           (inotify)
+//!  ├ reopen      has a container's log go on in a new file  (conmon)
 //!  ├ oom         asks the kernel whether it killed for memory
 //!  └ watch       turns exits and lost connections into events  (one task)
 //! ```
@@ -28,6 +29,7 @@ mod images;
 mod labels;
 mod libpod;
 mod oom;
+mod reopen;
 mod spec;
 mod verbs;
 mod watch;
@@ -53,7 +55,7 @@ use self::{
     labels::HostNamespaces,
     libpod::{Fault, Libpod, query},
     oom::PodCgroups,
-    spec::{ContainerBody, PodBody},
+    spec::{ContainerBody, Device, PodBody},
     verbs::Verbs,
     watch::Watch,
 };
@@ -69,6 +71,9 @@ const WORK_LIMIT: Duration = Duration::from_secs(180);
 /// Exit code of a container that could not be started, whatever the reason: containerd's, so that status is
 /// the same as on any other node.
 const EXIT_START_FAILED: i32 = 128;
+/// Limit of a log that nobody reaches: the agent rotates logs, and conmon must not cut them itself. Said, because without
+/// it the device's `containers.conf` could set one.
+const UNBOUNDED_LOG: u64 = 1 << 60;
 /// Inspects at once.
 const INSPECTS: usize = 4;
 
@@ -87,6 +92,7 @@ struct Inner {
     watch: Watch,
     known: Mutex<Known>,
     no_swap: bool,
+    sees_device: bool,
 }
 
 /// What was learned and need not be asked again. All of it can be learned again.
@@ -127,6 +133,7 @@ impl PodmanRuntime {
             libpod,
             known: Mutex::default(),
             no_swap: bounds_swap(Path::new("/sys/fs/cgroup")),
+            sees_device,
         });
         Self { inner, _stop: stop.drop_guard() }
     }
@@ -310,7 +317,11 @@ impl Inner {
                 .await
                 .map_err(|error| refused(format!("log folder {}: {error}", folder.display())))?;
         }
-        let body = ContainerBody::new(&sandbox.0, &spec, host, self.no_swap).map_err(refused)?;
+        let body = {
+            let log_size = if self.sees_device { UNBOUNDED_LOG } else { spec.log_max_bytes };
+            ContainerBody::new(&sandbox.0, &spec, host, Device { no_swap: self.no_swap, log_size })
+                .map_err(refused)?
+        };
         let created = self
             .libpod
             .post_json("/containers/create", &body, WORK_LIMIT)
@@ -385,6 +396,22 @@ impl Inner {
             Err(fault) if !has_ended(&fault) => Err(fault),
             _ => Ok(()),
         }
+    }
+
+    async fn reopen_log(&self, id: &ContainerId) -> Result<()> {
+        let operation = || format!("reopen the log of container {}", id.0);
+        let refused = |message: String| RuntimeError::Refused { operation: operation(), message };
+        if !self.sees_device {
+            return Err(refused("the agent does not see the device's files".to_owned()));
+        }
+        let inspected = match self.inspect(&id.0).await {
+            Ok(inspected) => inspected,
+            Err(fault) if fault.is_not_found() => return Err(not_found("container", &id.0)),
+            Err(fault) => return Err(self.error(operation(), fault)),
+        };
+        let log = inspected.log_path().ok_or_else(|| refused("Podman does not tell its path".to_owned()))?;
+        let ctl = inspected.static_dir.join("ctl");
+        reopen::reopen(&ctl, &log).await.map_err(|error| refused(error.to_string()))
     }
 
     async fn remove_container(&self, id: &ContainerId) -> Result<()> {
@@ -489,6 +516,10 @@ impl Runtime for PodmanRuntime {
 
     fn stop_container<'a>(&'a self, id: &'a ContainerId, grace: Duration) -> BoxFuture<'a, Result<()>> {
         self.inner.stop_container(id, grace).boxed()
+    }
+
+    fn reopen_log<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<()>> {
+        self.inner.reopen_log(id).boxed()
     }
 
     fn remove_container<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<()>> {

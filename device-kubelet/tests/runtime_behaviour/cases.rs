@@ -1,6 +1,6 @@
 //! What holds for every runtime.
 
-use std::time::Duration;
+use std::{os::unix::fs::MetadataExt as _, time::Duration};
 
 use device_kubelet::runtime::{ContainerId, ContainerState, PortMapping, RuntimeError, SandboxId};
 
@@ -229,6 +229,38 @@ pub async fn logs_are_in_the_cri_format(device: Device) {
     // The log outlives the container: it is the caller's.
     device.remove(&sandbox).await;
     assert!(device.log_path(&pod, 0).exists());
+}
+
+pub async fn a_reopened_log_goes_on_in_a_new_file(device: Device) {
+    let pod = pod("reopened");
+    let (sandbox, id) = device.run(&pod, &["sh", "-c", "echo one; sleep 3; echo two; sleep 1000"]).await;
+    device.said(&pod, "one").await;
+    let path = device.log_path(&pod, 0);
+    let rotated = path.with_extension("log.0000000001");
+    std::fs::hard_link(&path, &rotated).unwrap();
+    device.runtime.reopen_log(&id).await.unwrap();
+    // It is a new file when the call returns, and the old one lives on.
+    assert_ne!(std::fs::metadata(&path).unwrap().ino(), std::fs::metadata(&rotated).unwrap().ino());
+    device.said(&pod, "two").await;
+    assert_eq!(device.log(&pod), ["stdout F two"]);
+    let rotated = std::fs::read_to_string(rotated).unwrap();
+    assert!(rotated.ends_with(" stdout F one\n") && rotated.lines().count() == 1, "{rotated}");
+    assert!(!path.with_extension("log.tmp").exists());
+    device.remove(&sandbox).await;
+}
+
+pub async fn a_log_to_which_nobody_writes_is_not_reopened(device: Device) {
+    let pod = pod("silent");
+    let (sandbox, id) = device.run(&pod, &["sh", "-c", "echo one"]).await;
+    device.ended(&id).await;
+    let refusal = device.runtime.reopen_log(&id).await.unwrap_err();
+    assert!(matches!(refusal, RuntimeError::Refused { .. }), "{refusal:?}");
+    assert!(refusal.to_string().ends_with("the container does not run"), "{refusal}");
+    assert_eq!(device.log(&pod), ["stdout F one"]);
+    assert!(!device.log_path(&pod, 0).with_extension("log.tmp").exists());
+    device.remove(&sandbox).await;
+    let refusal = device.runtime.reopen_log(&id).await.unwrap_err();
+    assert!(matches!(refusal, RuntimeError::NotFound { what: "container", .. }), "{refusal:?}");
 }
 
 pub async fn images_are_found_by_name_and_id(device: Device) {

@@ -49,6 +49,8 @@ in_memory! {
     listing_by_pod_gives_that_pod_only,
     attempts_stand_side_by_side,
     logs_are_in_the_cri_format,
+    a_reopened_log_goes_on_in_a_new_file,
+    a_log_to_which_nobody_writes_is_not_reopened,
     images_are_found_by_name_and_id,
     a_failed_pull_says_why,
     a_stopped_sandbox_ends_its_containers_and_frees_its_port,

@@ -9,11 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use device_kubelet::runtime::{
-    ContainerState, DnsConfig, MountSpec, PortMapping, ResourceSpec, Runtime as _, RuntimeError,
-    RuntimeEvent, podman::PodmanRuntime,
+use device_kubelet::{
+    logs::{self, LogOptions},
+    runtime::{
+        ContainerState, DnsConfig, MountSpec, PortMapping, ResourceSpec, Runtime as _, RuntimeError,
+        RuntimeEvent, podman::PodmanRuntime,
+    },
 };
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
+use tokio::sync::watch;
 
 use crate::{
     device::{Device, Ended, IMAGE, pod, sandbox, told, within, words},
@@ -50,6 +54,7 @@ pub fn cases() -> Vec<Case> {
         case!(on_podman::what_others_run_is_not_seen),
         case!(on_podman::an_event_stream_serves_as_well),
         case!(on_podman::a_sandbox_that_dies_is_told),
+        case!(on_podman::a_log_that_is_rotated_while_it_is_written_loses_nothing),
     ]
 }
 
@@ -362,6 +367,44 @@ pub async fn a_sandbox_that_dies_is_told(device: Device) {
     told(&mut events, &pod).await;
     let listed = device.runtime.list_sandboxes().await.unwrap();
     assert!(!listed.iter().find(|s| s.id == sandbox.id).unwrap().ready);
+    device.remove(&sandbox).await;
+}
+
+pub async fn a_log_that_is_rotated_while_it_is_written_loses_nothing(device: Device) {
+    const LINES: u32 = 100_000;
+    let pod = pod("rotated");
+    let script = format!("i=0; while [ $i -lt {LINES} ]; do echo $i; i=$((i+1)); done");
+    let (sandbox, id) = device.run(&pod, &["sh", "-c", &script]).await;
+    let path = device.log_path(&pod, 0);
+    let ended = watch::Sender::new(false);
+    let follow = LogOptions { follow: true, ..LogOptions::default() };
+    let followed =
+        tokio::spawn(logs::stream(path.clone(), follow, ended.subscribe()).try_collect::<Vec<_>>());
+    let mut rotations = 0_u32;
+    loop {
+        let rotated = path.with_extension(format!("log.{:010}", rotations + 1));
+        std::fs::hard_link(&path, &rotated).unwrap();
+        match device.runtime.reopen_log(&id).await {
+            Ok(()) => rotations += 1,
+            Err(error) => {
+                assert!(error.to_string().ends_with("the container does not run"), "{error}");
+                assert_eq!(device.ended(&id).await, Ended::with(0));
+                std::fs::remove_file(&rotated).unwrap();
+                break;
+            }
+        }
+    }
+    assert_eq!(device.ended(&id).await, Ended::with(0));
+    ended.send_replace(true);
+    assert!(rotations > 2, "{rotations} rotations");
+    println!("         {rotations} rotations of a log of {LINES} lines");
+    let expected: String = (0..LINES).map(|line| format!("{line}\n")).collect();
+    let read = logs::stream(path, LogOptions::default(), ended.subscribe()).try_collect::<Vec<_>>();
+    for (how, shown) in [("followed", followed.await.unwrap()), ("read", read.await)] {
+        let shown = String::from_utf8(shown.unwrap().concat()).unwrap();
+        let differs = shown.lines().zip(expected.lines()).find(|(shown, expected)| shown != expected);
+        assert_eq!((shown.len(), differs), (expected.len(), None), "{how}");
+    }
     device.remove(&sandbox).await;
 }
 

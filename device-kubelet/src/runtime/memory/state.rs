@@ -285,12 +285,20 @@ impl State {
         self.containers.values().filter(wanted).map(|c| c.seen.clone()).collect()
     }
 
+    /// Makes the container's log, as a runtime does before the program says anything.
+    pub(super) fn open_log(&self, id: &ContainerId) {
+        self.append(id, "");
+    }
+
     /// Appends a line to the container's log; a simulated device without a disk has none.
     pub(super) fn log(&self, id: &ContainerId, stderr: bool, text: &str) {
+        let stream = if stderr { "stderr" } else { "stdout" };
+        self.append(id, &format!("{:.9} {stream} F {text}\n", self.now()));
+    }
+
+    fn append(&self, id: &ContainerId, line: &str) {
         let Some(entry) = self.containers.get(id) else { return };
         let path = &entry.seen.log_path;
-        let stream = if stderr { "stderr" } else { "stdout" };
-        let line = format!("{:.9} {stream} F {text}\n", self.now());
         let written = path
             .parent()
             .map_or(Ok(()), std::fs::create_dir_all)
@@ -299,6 +307,26 @@ impl State {
         if let Err(error) = written {
             tracing::warn!(path = %path.display(), %error, "a simulated log line is lost");
         }
+    }
+
+    /// Goes on with the log in a new file, if there is one.
+    pub(super) fn reopen_log(&self, id: &ContainerId) -> Result<()> {
+        let entry = self.containers.get(id).ok_or_else(|| not_found("container", &id.0))?;
+        let refused = |message: String| RuntimeError::Refused {
+            operation: format!("reopen the log of container {}", id.0),
+            message,
+        };
+        if !matches!(entry.seen.state, ContainerState::Running { .. }) {
+            return Err(refused("the container does not run".to_owned()));
+        }
+        let path = &entry.seen.log_path;
+        if !path.exists() {
+            return Ok(());
+        }
+        let fresh = path.with_extension("log.tmp");
+        std::fs::write(&fresh, "")
+            .and_then(|()| std::fs::rename(&fresh, path))
+            .map_err(|error| refused(error.to_string()))
     }
 
     pub(super) fn pulled(&mut self, image: &str) -> String {

@@ -196,8 +196,26 @@ pub(super) struct InspectedContainer {
     pub(super) created: String,
     #[serde(deserialize_with = "nullable")]
     pub(super) state: InspectedState,
+    /// Where its monitor has its files.
+    pub(super) static_dir: PathBuf,
+    #[serde(deserialize_with = "nullable")]
+    host_config: HostConfig,
     #[serde(deserialize_with = "nullable")]
     network_settings: NetworkSettings,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct HostConfig {
+    #[serde(deserialize_with = "nullable")]
+    log_config: LogConfig,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct LogConfig {
+    #[serde(deserialize_with = "nullable")]
+    path: PathBuf,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -241,6 +259,11 @@ impl InspectedContainer {
             }
         }
         ips
+    }
+
+    /// Where its monitor writes its log.
+    pub(super) fn log_path(&self) -> Option<PathBuf> {
+        Some(&self.host_config.log_config.path).filter(|path| path.is_absolute()).cloned()
     }
 
     pub(super) fn created_at(&self) -> Option<Timestamp> {

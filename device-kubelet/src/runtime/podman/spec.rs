@@ -226,13 +226,21 @@ pub(super) struct ContainerBody<'a> {
     healthconfig: HealthConfig,
 }
 
+/// What the device decides for all containers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Device {
+    /// It can bound memory and swap together, so a limit means no swap, as on a kubelet.
+    pub(super) no_swap: bool,
+    /// Bytes at which conmon cuts a log.
+    pub(super) log_size: u64,
+}
+
 impl<'a> ContainerBody<'a> {
-    /// `no_swap`: the device can bound memory and swap together, so a limit means no swap, as on a kubelet.
     pub(super) fn new(
         pod: &'a str,
         spec: &'a ContainerSpec,
         host: HostNamespaces,
-        no_swap: bool,
+        device: Device,
     ) -> Result<Self, String> {
         let resources = &spec.resources;
         let security = &spec.security;
@@ -257,14 +265,16 @@ impl<'a> ContainerBody<'a> {
             log_configuration: LogConfiguration {
                 driver: "k8s-file",
                 path: &spec.log_path,
-                size: spec.log_max_bytes,
+                size: device.log_size,
             },
             restart_policy: "no",
             stop_signal: spec.stop_signal.as_deref().map(signal_number).transpose()?,
             mounts: spec.mounts.iter().map(Mount::from).collect(),
             resource_limits: Limits {
                 cpu: (cpu.shares.is_some() || cpu.quota.is_some()).then_some(cpu),
-                memory: resources.memory_limit.map(|limit| Memory { limit, swap: no_swap.then_some(limit) }),
+                memory: resources
+                    .memory_limit
+                    .map(|limit| Memory { limit, swap: device.no_swap.then_some(limit) }),
                 pids: resources.pids_limit.map(|limit| Pids { limit }),
             },
             oom_score_adj: resources.oom_score_adj,
