@@ -31,7 +31,7 @@ use crate::{
     link::{self, Link, LinkError, LinkSettings, metrics::LinkMetrics, until},
     local::{AgentStatus, Answers, ConditionStatus, LocalError, LocalServer, NatsStatus, SessionStatus},
     node::{self, Inventory, host::HostFiles},
-    pods::{Durability, PodSummary, Pods, PodsError, PodsSettings},
+    pods::{Durability, PodSummary, Pods, PodsError, PodsSettings, admission::capacity::Allocatable},
     runtime::Runtime,
     settings::{RuntimeKind, Settings},
 };
@@ -116,7 +116,9 @@ async fn start(settings: Settings, runtime: Arc<dyn Runtime>, tasks: &Tasks) -> 
         "starting"
     );
 
-    let pods = Pods::start(Arc::clone(&runtime), pods_settings(&settings), shutdown.token()).await?;
+    let inventory = Inventory::new(HostFiles::system(), &settings.data_dir, settings.max_pods);
+    let pods_settings = pods_settings(&settings, inventory.allocatable());
+    let pods = Pods::start(Arc::clone(&runtime), pods_settings, shutdown.token()).await?;
 
     let mut registry = Registry::default();
     let metrics = LinkMetrics::register(&mut registry);
@@ -127,7 +129,6 @@ async fn start(settings: Settings, runtime: Arc<dyn Runtime>, tasks: &Tasks) -> 
         tasks.spawn("health", server.run(shutdown.clone()));
     }
 
-    let inventory = Inventory::new(HostFiles::system(), &settings.data_dir, settings.max_pods);
     let boot_id = inventory.boot_id().to_owned();
     let (node_sender, node_status) = watch::channel(None);
     let images_hint = Arc::new(Notify::new());
@@ -161,11 +162,12 @@ async fn start(settings: Settings, runtime: Arc<dyn Runtime>, tasks: &Tasks) -> 
     Ok(pods)
 }
 
-fn pods_settings(settings: &Settings) -> PodsSettings {
+fn pods_settings(settings: &Settings, allocatable: Allocatable) -> PodsSettings {
     let data_dir: &Path = &settings.data_dir;
     PodsSettings {
         shutdown_grace: settings.shutdown_grace,
         log_limits: settings.log_limits,
+        allocatable,
         // Containers that exist in memory only are gone after a restart: so are their pods.
         durability: match settings.runtime {
             RuntimeKind::Podman => Durability::Disk,

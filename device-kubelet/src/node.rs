@@ -28,7 +28,10 @@ use self::{
     conditions::{Conditions, Disk, MEMORY_RESERVE, Observation},
     host::{HostFiles, Machine, Sensors, go_architecture},
 };
-use crate::runtime::{Image, Runtime};
+use crate::{
+    pods::{admission::capacity::Allocatable, quantity},
+    runtime::{Image, Runtime},
+};
 
 /// `nodeInfo.kubeletVersion`. Clients read the minor to know what a kubelet can do: it is the one of the
 /// Kubernetes API that this agent is built with. What follows is the agent's own version.
@@ -89,6 +92,19 @@ impl Inventory {
             runtime_problem: runtime.problem.clone(),
         };
         self.status(&seen, runtime, local_address(), now)
+    }
+
+    /// What pods may ask for together.
+    pub fn allocatable(&self) -> Allocatable {
+        let (_, allocatable) = resources(&self.machine, disk(&self.data_dir), self.max_pods);
+        let text = |resource: &str| allocatable.get(resource).map(|Quantity(text)| text.as_str());
+        let whole = |resource: &str| text(resource).and_then(quantity::ceil);
+        Allocatable {
+            milli_cpu: text("cpu").and_then(quantity::millis).unwrap_or(i64::MAX),
+            memory: whole("memory").unwrap_or(i64::MAX),
+            ephemeral_storage: whole("ephemeral-storage"),
+            pods: i64::from(self.max_pods),
+        }
     }
 
     /// The device's id of this boot.

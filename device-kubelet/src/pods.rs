@@ -9,10 +9,12 @@
 //! | [`machine`], [`states`] | the typed state machine of one pod, with its diagram |
 //! | [`plan`], [`status`], [`phase`], [`conditions`], [`admission`], [`backoff`], [`mod@env`], [`qos`] | decisions: pure |
 //! | [`context`], [`launch`] | effects of one pod's task |
+//! | [`admitted`] | which pods were let in, and what they take of the device |
 //! | [`supervisor`] | one task per pod; news of the runtime; strays |
 //! | [`outbox`], [`events`] | what goes up |
 
 pub mod admission;
+pub mod admitted;
 pub mod backoff;
 pub mod clock;
 pub mod conditions;
@@ -58,6 +60,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    admission::capacity::Allocatable,
+    admitted::Admitted,
     clock::Clock,
     context::Order,
     desired::Desired,
@@ -89,6 +93,8 @@ pub struct PodsSettings {
     pub host_ip: Option<IpAddr>,
     /// How long logs of containers may become.
     pub log_limits: LogLimits,
+    /// What pods may ask for together.
+    pub allocatable: Allocatable,
     /// Whether desired state and pod states survive on disk.
     pub durability: Durability,
 }
@@ -102,6 +108,7 @@ impl PodsSettings {
             shutdown_grace: Duration::from_secs(5),
             host_ip: None,
             log_limits: LogLimits::DEFAULT,
+            allocatable: Allocatable::UNLIMITED,
             durability: Durability::Disk,
         }
     }
@@ -256,6 +263,7 @@ impl Pods {
             events: EventQueue::default(),
             saver: Saver::new(store.clone(), settings.durability),
             rotator: Rotator::new(settings.log_limits),
+            admitted: Admitted::new(settings.allocatable),
             settings,
         });
         let supervisor = Supervisor::new(shared.clone(), stop);
@@ -269,10 +277,20 @@ impl Pods {
             supervisor.desired_set_is_whole();
         }
         let Loaded { index, bundles, mut records, whole } = loaded;
+        let mut found = Vec::new();
         for (uid, json) in &bundles {
             let Some(desired) = parse(uid, json) else { continue };
             let record = records.remove(uid).unwrap_or_else(|| PodRecord::new(desired.key.clone()));
             let observed = seen.remove(uid).map(|(_, observed)| observed).unwrap_or_default();
+            // Before any other may ask for its room.
+            if record.holds_room(&observed) {
+                shared.admitted.readmit(uid, &desired.spec);
+            }
+            found.push((desired, record, observed));
+        }
+        // The oldest first, as a kubelet does it.
+        found.sort_by_key(|(desired, ..)| desired.meta.creation_timestamp.clone());
+        for (desired, record, observed) in found {
             let order =
                 Order { desired: Arc::new(desired), removed: false, node: index.node_settings.clone() };
             supervisor.order(order, Some((record, observed)));

@@ -144,6 +144,7 @@ impl Scene {
             ending,
             ended: ending,
             verdict: None,
+            rejected: false,
         })
     }
 
@@ -261,8 +262,8 @@ proptest! {
             let containers: Vec<Container> = scene
                 .observed
                 .all()
-                .map(|seen| Container { attempt, id: ContainerId(attempt.to_string()), ..seen.clone() })
                 .filter(|_| attempt != 0)
+                .map(|seen| Container { attempt, id: ContainerId(attempt.to_string()), ..seen.clone() })
                 .collect();
             let observed = Observed::new(Some(sandbox(true)), containers);
             let next = Scene { observed, ..scene.clone() }.status(&status, false, 1000);
@@ -312,6 +313,7 @@ fn a_waiting_reason_moves_the_end_into_the_last_state() {
         ending: false,
         ended: false,
         verdict: None,
+        rejected: false,
     });
     let json = serde_json::to_value(&status.container_statuses.unwrap()[0]).unwrap();
     assert_eq!(json["state"]["waiting"]["reason"], "CrashLoopBackOff");

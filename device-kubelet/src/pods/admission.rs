@@ -2,7 +2,7 @@
 //!
 //! What a device cannot do is said, never ignored: a pod that asks for it stays `Pending` with the waiting reason
 //! `DeviceUnsupported`, and the fields are named in one Event. (It is not failed: a DaemonSet would make a failed
-//! pod again for ever.)
+//! pod again for ever.) Whether there is room for it is another question: [`capacity`].
 //!
 //! **Two exceptions, to be removed with the issues that bring the real thing:**
 //!
@@ -10,6 +10,8 @@
 //!   Warning Event `ProbesNotSupported`.
 //! - The *service-account token volume* (`kube-api-access-*`) that admission adds to nearly every pod is left out,
 //!   with its mounts: there are no tokens for devices yet.
+
+pub mod capacity;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, Volume};
 

@@ -387,6 +387,7 @@ impl PodContext {
             ending: S::PHASE.is_ending(),
             ended: S::PHASE.is_ended(),
             verdict,
+            rejected: self.record.rejected,
         });
         self.record.phase = S::PHASE;
         self.untold |= status != self.record.status;

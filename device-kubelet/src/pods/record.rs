@@ -11,6 +11,7 @@ use super::{
     backoff::{BackOff, BackOffs},
     clock::Clock,
     machine::Phase,
+    observed::Observed,
     status::Verdict,
 };
 
@@ -46,6 +47,12 @@ pub struct PodRecord {
     /// Crash back-off.
     #[serde(default)]
     pub crashes: Vec<RecordedBackOff>,
+    /// There was room for it on the device: it is not asked again.
+    #[serde(default)]
+    pub admitted: bool,
+    /// There was none.
+    #[serde(default)]
+    pub rejected: bool,
     /// Why it ends, once it does.
     #[serde(default)]
     pub ending: Option<Ending>,
@@ -76,10 +83,18 @@ impl PodRecord {
             revision: 0,
             attempts: BTreeMap::new(),
             crashes: Vec::new(),
+            admitted: false,
+            rejected: false,
             ending: None,
             cleaned: false,
             announced: BTreeSet::new(),
         }
+    }
+
+    /// Whether it was let in and is not over: something of it may run.
+    pub fn holds_room(&self, observed: &Observed) -> bool {
+        let is_there = observed.sandbox.is_some() || observed.all().next().is_some();
+        (self.admitted || is_there) && !(self.ending.is_some() && self.phase == Phase::Finished)
     }
 
     /// Takes the back-offs in.

@@ -11,7 +11,10 @@ use fleet_wire::name::PodUid;
 use tokio::sync::Notify;
 
 use super::record::PodRecord;
-use super::{Durability, PodsSettings, clock::Clock, env::Surroundings, events::EventQueue, outbox::Outbox};
+use super::{
+    Durability, PodsSettings, admitted::Admitted, clock::Clock, env::Surroundings, events::EventQueue,
+    outbox::Outbox,
+};
 use crate::{images::Puller, logs::rotator::Rotator, runtime::Runtime, store::Store};
 
 /// Handles that every pod's task needs.
@@ -30,6 +33,8 @@ pub struct Shared {
     pub events: EventQueue,
     /// Writes records down.
     pub saver: Saver,
+    /// Who is let in.
+    pub admitted: Admitted,
     /// Keeps logs from growing.
     pub rotator: Rotator,
 }

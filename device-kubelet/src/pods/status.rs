@@ -69,6 +69,8 @@ pub struct View<'a> {
     pub ended: bool,
     /// Why the pod was ended by the device.
     pub verdict: Option<&'a Verdict>,
+    /// It was never let in: nothing of it began.
+    pub rejected: bool,
 }
 
 const UNKNOWN: &str = "ContainerStatusUnknown";
@@ -76,6 +78,9 @@ const UNKNOWN: &str = "ContainerStatusUnknown";
 /// The status.
 pub fn pod_status(view: &View<'_>) -> PodStatus {
     let desired = view.desired;
+    if view.rejected {
+        return rejected(view);
+    }
     let mut init: Vec<ContainerStatus> =
         desired.init_containers().map(|(role, container)| view.container(role, container)).collect();
     let mut main: Vec<ContainerStatus> =
@@ -110,6 +115,19 @@ pub fn pod_status(view: &View<'_>) -> PodStatus {
         start_time: view.previous.start_time.clone().or(Some(Time(view.now))),
         qos_class: Some(qos::class(&desired.spec).as_str().to_owned()),
         observed_generation: desired.meta.generation,
+        ..PodStatus::default()
+    }
+}
+
+/// As a kubelet's: without containers or conditions, for nothing was tried.
+fn rejected(view: &View<'_>) -> PodStatus {
+    PodStatus {
+        phase: Some(PodPhase::Failed.as_str().to_owned()),
+        reason: view.verdict.map(|verdict| verdict.reason.clone()),
+        message: view.verdict.map(|verdict| verdict.message.clone()),
+        start_time: view.previous.start_time.clone().or(Some(Time(view.now))),
+        qos_class: Some(qos::class(&view.desired.spec).as_str().to_owned()),
+        observed_generation: view.desired.meta.generation,
         ..PodStatus::default()
     }
 }

@@ -141,6 +141,8 @@ impl Supervisor {
         if let Some(worker) = self.workers().get(uid) {
             worker.orders.send_modify(|order| order.removed = true);
         }
+        // Who deletes by force has made room, as far as the cluster knows; what still runs is gone in a moment.
+        self.shared.admitted.release(uid);
     }
 
     /// Changes all orders alike.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use device_kubelet::{
-    pods::{DesiredChange, Pods, PodsError, PodsSettings},
+    pods::{DesiredChange, Pods, PodsError, PodsSettings, admission::capacity::Allocatable},
     runtime::{
         Container, ContainerState, Runtime,
         memory::{MemoryOptions, MemoryRuntime},
@@ -28,6 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(4 * 3600);
 
 pub struct Device<R = MemoryRuntime> {
     pub dir: tempfile::TempDir,
+    pub allocatable: Allocatable,
     pub runtime: R,
     pub pods: Pods,
     stop: CancellationToken,
@@ -49,11 +50,17 @@ impl Device {
 
 impl<R: Runtime + Clone> Device<R> {
     pub async fn on(runtime: R) -> Self {
+        Self::on_small(runtime, Allocatable::UNLIMITED).await
+    }
+
+    /// A device that has no more than this.
+    pub async fn on_small(runtime: R, allocatable: Allocatable) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let stop = CancellationToken::new();
-        let pods = start(&runtime, dir.path(), &stop).await;
+        let pods = start(&runtime, dir.path(), allocatable, &stop).await;
         Self {
             dir,
+            allocatable,
             runtime,
             pods,
             stop,
@@ -70,7 +77,7 @@ impl<R: Runtime + Clone> Device<R> {
         self.pods.drain().await;
         self.stop = CancellationToken::new();
         self.latest.lock().unwrap().clear();
-        self.pods = start(&self.runtime, self.dir.path(), &self.stop).await;
+        self.pods = start(&self.runtime, self.dir.path(), self.allocatable, &self.stop).await;
     }
 
     pub async fn change(&mut self, upsert: Vec<Value>, remove: Vec<&str>) -> Result<(), PodsError> {
@@ -187,8 +194,13 @@ impl<R: Runtime + Clone> Device<R> {
     }
 }
 
-async fn start<R: Runtime + Clone>(runtime: &R, dir: &std::path::Path, stop: &CancellationToken) -> Pods {
-    let settings = PodsSettings::new(dir, "pi-7".parse().unwrap());
+async fn start<R: Runtime + Clone>(
+    runtime: &R,
+    dir: &std::path::Path,
+    allocatable: Allocatable,
+    stop: &CancellationToken,
+) -> Pods {
+    let settings = PodsSettings { allocatable, ..PodsSettings::new(dir, "pi-7".parse().unwrap()) };
     Pods::start(Arc::new(runtime.clone()), settings, stop.clone()).await.unwrap()
 }
 

@@ -1,12 +1,14 @@
-//! May it run here, and is its predecessor gone?
+//! May it run here, is there room, and is its predecessor gone?
 
 use tokio_util::sync::CancellationToken;
 
 use super::{Preparing, Refused, Terminating};
 use crate::pods::{
-    admission::admit,
+    admission::{Admission, admit},
     context::PodContext,
     machine::{Phase, State, Transition, TransitionTo},
+    record::Ending,
+    status::Verdict,
 };
 
 /// The first state, also of an agent that restarted.
@@ -25,10 +27,8 @@ impl State for Admitting {
             return Transition::next(self, Terminating);
         }
         let admission = admit(&pod.desired);
-        for (reason, message) in &admission.warnings {
-            pod.event_once(true, reason, message.clone());
-        }
         if admission.refusal().is_some() {
+            warn(pod, &admission);
             return Transition::next(self, Refused);
         }
         pod.publish::<Self>();
@@ -42,6 +42,38 @@ impl State for Admitting {
                 _ = predecessor.wait_for(|view| view.cleaned) => {}
             }
         }
+        if let Some(ending) = pod.must_end() {
+            pod.end(ending);
+            return Transition::next(self, Terminating);
+        }
+        if let Err(verdict) = take_room(pod) {
+            pod.event(None, true, &verdict.reason, verdict.message.clone());
+            let message = format!("Pod was rejected: {}", verdict.message);
+            pod.record.rejected = true;
+            pod.end(Ending::Verdict(Verdict { message, ..verdict }));
+            return Transition::next(self, Terminating);
+        }
+        warn(pod, &admission);
         Transition::next(self, Preparing)
     }
+}
+
+fn warn(pod: &mut PodContext, admission: &Admission) {
+    for (reason, message) in &admission.warnings {
+        pod.event_once(true, reason, message.clone());
+    }
+}
+
+/// Once in a pod's life; then it keeps its room until nothing of it runs.
+fn take_room(pod: &mut PodContext) -> Result<(), Verdict> {
+    let (admitted, uid) = (&pod.shared.admitted, &pod.desired.key.uid);
+    if pod.record.holds_room(&pod.observed) {
+        admitted.readmit(uid, &pod.desired.spec);
+    } else {
+        admitted.admit(uid, &pod.desired.spec)?;
+    }
+    if !std::mem::replace(&mut pod.record.admitted, true) {
+        pod.save_later();
+    }
+    Ok(())
 }

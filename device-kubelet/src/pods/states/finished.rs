@@ -17,6 +17,7 @@ impl State for Finished {
     const PHASE: Phase = Phase::Finished;
 
     async fn next(self, pod: &mut PodContext, stop: &CancellationToken) -> Transition {
+        pod.shared.admitted.release(&pod.desired.key.uid);
         pod.publish::<Self>();
         loop {
             pod.must_end();
