@@ -5,7 +5,7 @@ mod pods_device;
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use device_kubelet::pods::PodsError;
+use device_kubelet::{pods::PodsError, runtime::memory::MemoryOptions};
 use fleet_wire::message::{DesiredVersion, NodeSettings};
 use pods_device::{Device, main_status, simple, state, waiting};
 
@@ -109,6 +109,65 @@ async fn restart_counts_go_on_when_power_is_lost_twice_and_the_index_with_it() {
         let told: Vec<i32> = history.iter().map(|report| main_status(&report.status).restart_count).collect();
         assert!(told.iter().all(|told| *told >= count - 1) && told.is_sorted(), "{told:?}");
     }
+}
+
+/// Names of the logs of u1's container.
+fn logs(device: &Device) -> Vec<String> {
+    let entries = fs::read_dir(device.dir.path().join("logs/default_web_u1/main")).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+async fn until_logs(device: &Device, wanted: &[&str]) {
+    let waiting = async {
+        while logs(device) != wanted {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(600), waiting).await;
+    assert!(waited.is_ok(), "{:?} instead of {wanted:?}", logs(device));
+}
+
+fn with_logs() -> MemoryOptions {
+    MemoryOptions { present: ["busybox:1".to_owned()].into(), write_logs: true, ..MemoryOptions::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn logs_are_rotated_also_by_an_agent_that_adopted_the_container() {
+    let mut device = Device::new(with_logs()).await;
+    device.apply(simple("web", "u1", "Always", FOREVER)).await;
+    device.until_phase("u1", "Running").await;
+    let grow = |device: &Device| {
+        let log = device.dir.path().join("logs/default_web_u1/main/0.log");
+        fs::File::options().write(true).open(log).unwrap().set_len(11 << 20).unwrap();
+    };
+    assert_eq!(logs(&device), ["0.log"]);
+    grow(&device);
+    until_logs(&device, &["0.log", "0.log.0000000001"]).await;
+    settle().await;
+    device.restart_agent().await;
+    grow(&device);
+    until_logs(&device, &["0.log", "0.log.0000000001", "0.log.0000000002"]).await;
+    device.delete("u1", 0).await;
+    device.until_stopped("u1").await;
+    assert!(!device.dir.path().join("logs/default_web_u1").exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn logs_of_the_last_two_instances_are_kept() {
+    let mut device = Device::new(with_logs()).await;
+    device.apply(simple("web", "u1", "Always", &["sh", "-c", "echo hello; exit 1"])).await;
+    device
+        .until("u1", "restarted", |report| {
+            waiting(&report.status).as_deref() == Some("CrashLoopBackOff")
+                && main_status(&report.status).restart_count == 4
+        })
+        .await;
+    assert_eq!(logs(&device), ["3.log", "4.log"]);
+    let words = fs::read_dir(device.dir.path().join("pods/u1/containers/main")).unwrap();
+    assert_eq!(words.count(), 2);
 }
 
 #[tokio::test(start_paused = true)]
