@@ -99,6 +99,9 @@ async fn restart_counts_go_on_when_power_is_lost_twice_and_the_index_with_it() {
         device.restart_agent().await;
         // The sync brings what was lost.
         device.apply(simple("web", "u1", "Always", FOREVER)).await;
+        // At once, before anything was looked at.
+        let restarts = i32::try_from(device.pods.summaries()[0].restarts).unwrap();
+        assert!(restarts >= count - 1, "{restarts}");
         device
             .until("u1", "running again", |report| {
                 let main = main_status(&report.status);
