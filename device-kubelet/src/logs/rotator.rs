@@ -8,7 +8,7 @@
 //! container, and the existing one-minute look at the runtime comes too late for a container that writes in earnest.
 //!
 //! # Failures
-//! What is on the disk says where a rotation stands ([`super::rotation`]): the agent may be killed, the container end,
+//! What is on the disk says where a rotation stands (`rotation`): the agent may be killed, the container end,
 //! the disk be full at any point. A step that failed is taken again after a minute.
 
 use std::{
