@@ -30,7 +30,7 @@ pub use self::{
         CURVE_KEY, DEVICE_LABEL, DEVICE_TAINT, Enrollment, FINGERPRINT, IDENTITY_KEY, INCARNATION,
         KEY_VERSION, PROVIDER, REPORT_POD_IP, ROTATE_KEYS, SIGNER_NAME, UNDELETE,
     },
-    record::{Record, RecordError, RecordState, record_name},
+    record::{RECORD_TYPE, RECORDS_NAMESPACE, Record, RecordError, RecordState, record_name},
     request::{
         EnrollReply, EnrollRequest, EnrollStatement, MAX_ENROLL_MESSAGE, Outcome, Proof, SealError,
         open_reply, open_request, seal_reply, seal_request,

@@ -1,4 +1,4 @@
-//! The enrollment record: what the fleet knows of a device, in a Secret of the fleet's namespace.
+//! The enrollment record: what the fleet knows of a device, in a Secret of the records' own namespace.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -7,8 +7,11 @@ use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::me
 use super::objects::{DEVICE_LABEL, Enrollment};
 use crate::{keys::IdentityKey, name::DeviceName};
 
+/// Namespace that holds records and nothing else. Who may read all Secrets of it (the callout) learns public
+/// keys; enrollment tokens and private keys are in the fleet's namespace.
+pub const RECORDS_NAMESPACE: &str = "harmony-fleet-devices";
 /// `type` of the Secret.
-const RECORD_TYPE: &str = "fleet.harmony.io/enrollment";
+pub const RECORD_TYPE: &str = "fleet.harmony.io/enrollment";
 
 /// Why a Secret is no record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,7 +62,7 @@ impl Record {
         self.state == RecordState::Enrolled && self.node_uid == node_uid
     }
 
-    /// As a Secret of the fleet's namespace.
+    /// As a Secret of the records' namespace, [`RECORDS_NAMESPACE`] unless a setting says otherwise.
     pub fn secret(&self, namespace: &str) -> Secret {
         let Enrollment { device, identity_key, curve_key, subject, labels, taint, pod_cidr, report_pod_ip } =
             &self.enrollment;
