@@ -4,14 +4,16 @@
 //! |---|---|
 //! | [`settings`] | which value has this setting, and who said so wrongly? |
 //! | [`telemetry`] | where do log lines go? |
+//! | [`credential`] | who connects, and how is that proved? |
 //! | [`nats`] | how does the process reach NATS, and is it connected right now? |
 //! | [`health`] | is it alive, is it ready, what does it count? |
 //! | [`shutdown`] | when does it end, and what must have ended before? |
 //!
 //! A `main` uses them in this order: settings, telemetry, [`nats::install_crypto_provider`], build, run,
-//! [`shutdown::Tasks::drain`]. The crate knows nothing of devices, pods or Kubernetes, and it is linked
+//! [`shutdown::Tasks::drain`]. The crate knows nothing of pods or Kubernetes, and it is linked
 //! into the agent of small machines: each dependency has to earn its place.
 
+pub mod credential;
 pub mod health;
 pub mod nats;
 pub mod settings;

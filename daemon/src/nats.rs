@@ -1,14 +1,15 @@
 //! The connection to NATS: one, kept for the life of the process.
 //!
-//! Who connects proves its nkey on the nonce of each connection; the seed never leaves the process. A lost
-//! connection, or a server that was never there, is tried again for ever, with exponential backoff and
-//! jitter, so that a fleet does not come back in one moment after its broker restarts.
+//! Who connects logs in anew at each connection ([`Login`]). A lost connection, or a server that was never
+//! there, is tried again for ever, with exponential backoff and jitter, so that a fleet does not come back in
+//! one moment after its broker restarts. When the server only ended it because the login's time was over
+//! (a NATS user lives for minutes), the client logs in again at once: that is no failure.
 //!
 //! What is published while [`LinkState::Disconnected`] waits in the client's queue and is sent after the
 //! reconnection; a sender to whom late is worse than never looks at [`Connection::state`] first.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -16,10 +17,16 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Auth, AuthError, ConnectOptions, Event, ServerAddr};
-use nkeys::KeyPair;
-use tokio::{sync::watch, time::Instant};
-use zeroize::Zeroizing;
+use async_nats::{AuthError, ConnectOptions, Event, ReconnectToServer, ServerAddr, ServerError};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+use rustls::{ClientConfig, RootCertStore};
+
+pub use crate::credential::{CaSource, Login, NkeySeed};
+use crate::{credential::CredentialError, health::CheckHandle};
 
 /// After how long without traffic from the server it is pinged. Two unanswered pings end the connection,
 /// so a dead one is noticed within 45 s: less than the 50 s after which Kubernetes calls a node unknown.
@@ -43,11 +50,11 @@ const TELL_DROPS_EVERY: Duration = Duration::from_secs(10);
 pub struct NatsSettings {
     /// `nats://host:4222` or `tls://host:4222`; several are separated by commas.
     pub url: String,
-    /// CA of the server's certificate (PEM). When it is set the connection is TLS, whatever the URL's
-    /// scheme, and no other CA is trusted. `None` trusts the system's.
-    pub ca_file: Option<PathBuf>,
-    /// Seed of the user's nkey.
-    pub seed: NkeySeed,
+    /// CA of the server's certificate. When it is set the connection is TLS, whatever the URL's scheme, and
+    /// no other CA is trusted. `None` trusts the system's.
+    pub ca: Option<CaSource>,
+    /// Who connects.
+    pub login: Login,
     /// Shown by the server in its connection list, e.g. `device-kubelet pi-7`.
     pub name: String,
     /// Prefix of the inboxes for answers, e.g. `_INBOX.pi-7`; `None` means `_INBOX`.
@@ -55,36 +62,6 @@ pub struct NatsSettings {
     /// How many messages of one subscription may wait for their reader. One more is dropped and reported
     /// as a slow consumer: the connection never waits for a reader.
     pub subscription_capacity: usize,
-}
-
-/// The seed of an nkey (`SU…`). `Debug` does not show it, and its memory is wiped.
-#[derive(Clone)]
-pub struct NkeySeed(Zeroizing<String>);
-
-impl NkeySeed {
-    /// From text; surrounding white space is dropped. Whether it is a seed, [`connect`] checks.
-    pub fn new(seed: impl Into<String>) -> Self {
-        let seed = Zeroizing::new(seed.into());
-        Self(Zeroizing::new(seed.trim().to_owned()))
-    }
-
-    /// From a file that holds nothing else.
-    pub fn from_file(file: &Path) -> Result<Self, NatsError> {
-        std::fs::read_to_string(file)
-            .map(Self::new)
-            .map_err(|source| NatsError::SeedFile { file: file.to_owned(), source })
-    }
-
-    fn key_pair(&self) -> Result<KeyPair, NatsError> {
-        // What nkeys says could repeat parts of the seed.
-        KeyPair::from_seed(&self.0).map_err(|_| NatsError::Seed)
-    }
-}
-
-impl std::fmt::Debug for NkeySeed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("NkeySeed(…)")
-    }
 }
 
 /// Why the connection cannot even be tried.
@@ -108,24 +85,18 @@ pub enum NatsError {
         #[source]
         source: std::io::Error,
     },
-    /// The CA file has no certificate.
-    #[error("the NATS CA file {file} has no certificate: expected PEM", file = file.display())]
+    /// The CA has no certificate.
+    #[error("the NATS CA ({ca}) has no usable certificate: expected PEM")]
     NoCertificate {
-        /// The file.
-        file: PathBuf,
+        /// The file, or that it stood in the settings.
+        ca: String,
     },
-    /// The seed's file cannot be read.
-    #[error("the nkey seed file {file} cannot be read", file = file.display())]
-    SeedFile {
-        /// The file.
-        file: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The seed is not one.
-    #[error("the NATS seed is not the seed of an nkey: expected 58 characters that begin with S")]
-    Seed,
+    /// The login cannot work.
+    #[error(transparent)]
+    Login(#[from] CredentialError),
+    /// TLS could not be set up.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
     /// The client could not be set up.
     #[error("the NATS client cannot be set up")]
     Client(#[source] async_nats::ConnectError),
@@ -147,6 +118,55 @@ pub struct Connection {
     pub client: async_nats::Client,
     /// Follows the connection.
     pub state: watch::Receiver<LinkState>,
+    /// How many logins the server has refused. One alone says little: the service that decides may have been
+    /// away.
+    pub refused: watch::Receiver<u64>,
+    login: Arc<Mutex<Arc<Login>>>,
+}
+
+impl Connection {
+    /// Logs in as somebody else from the next connection on. The one that is open stays.
+    ///
+    /// # Errors
+    /// [`NatsError::Login`] when that can never work; nothing changes then.
+    pub fn set_login(&self, login: Login) -> Result<(), NatsError> {
+        login.check()?;
+        *self.login.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(login);
+        Ok(())
+    }
+
+    /// Ends the connection and makes a new one, with the login of now.
+    pub async fn reconnect(&self) {
+        // An error says that the client was closed: there is nothing to renew.
+        let _ = self.client.force_reconnect().await;
+    }
+}
+
+/// How long a connection may be away before a process calls itself not ready: a NATS user that expires, or a
+/// server that restarts, is no reason to.
+const READY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Keeps a readiness check up to date, for ever.
+pub async fn report(mut state: watch::Receiver<LinkState>, check: CheckHandle) {
+    let mut was_connected = false;
+    loop {
+        let connected = *state.borrow_and_update() == LinkState::Connected;
+        if !connected
+            && was_connected
+            && timeout(READY_PATIENCE, state.changed()).await.is_ok_and(|c| c.is_ok())
+        {
+            continue;
+        }
+        was_connected = connected;
+        if connected {
+            check.ready();
+        } else {
+            check.not_ready("not connected to NATS");
+        }
+        if state.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Makes ring the process's TLS provider. To be called first in `main`; later calls change nothing.
@@ -159,20 +179,16 @@ pub fn install_crypto_provider() {
 /// are errors.
 pub async fn connect(settings: &NatsSettings) -> Result<Connection, NatsError> {
     let servers = servers(&settings.url)?;
-    let key = Arc::new(settings.seed.key_pair()?);
-    let state = Arc::new(watch::Sender::new(LinkState::Disconnected));
-    let connection_state = state.subscribe();
-    let events = Arc::new(LinkEvents {
-        state,
-        last_error: Mutex::default(),
-        drops: Mutex::default(),
-        url: settings.url.clone(),
-    });
+    settings.login.check()?;
+    let login = Arc::new(Mutex::new(Arc::new(settings.login.clone())));
+    let events = Arc::new(LinkEvents::new(&settings.url));
+    let (state, refused) = (events.state.subscribe(), events.refused.subscribe());
     let first = AtomicBool::new(true);
 
+    let shown = Arc::clone(&login);
     let mut options = ConnectOptions::with_auth_callback(move |nonce| {
-        let auth = prove(&key, &nonce);
-        async move { auth }
+        let login = Arc::clone(&shown.lock().unwrap_or_else(PoisonError::into_inner));
+        async move { login.prove(&nonce).await.map_err(AuthError::new) }
     })
     .name(&settings.name)
     .retry_on_initial_connect()
@@ -186,20 +202,42 @@ pub async fn connect(settings: &NatsSettings) -> Result<Connection, NatsError> {
     .ignore_discovered_servers()
     .reconnect_delay_callback(move |attempt| {
         if first.swap(false, Ordering::Relaxed) { Duration::ZERO } else { delay(attempt, rand::random()) }
-    })
-    .event_callback(move |event| {
-        events.observe(event);
-        std::future::ready(())
     });
+    let ended = Arc::clone(&events);
+    options = options
+        .reconnect_to_server_callback(move |servers, _| {
+            let events = Arc::clone(&ended);
+            async move {
+                if !events.take_expiry().await {
+                    // The usual way: with a growing delay.
+                    return None;
+                }
+                let addr = servers.get(rand::random_range(0..servers.len().max(1)))?.addr.clone();
+                Some(ReconnectToServer { addr, delay: Some(Duration::ZERO) })
+            }
+        })
+        .event_callback(move |event| {
+            events.observe(event);
+            std::future::ready(())
+        });
     if let Some(prefix) = &settings.inbox_prefix {
         options = options.custom_inbox_prefix(prefix);
     }
-    if let Some(file) = &settings.ca_file {
-        check_ca(file)?;
-        options = options.add_root_certificates(file.clone()).require_tls(true);
+    match &settings.ca {
+        Some(CaSource::File(file)) => {
+            let pem =
+                std::fs::read(file).map_err(|source| NatsError::CaFile { file: file.to_owned(), source })?;
+            certificates(&pem, &file.display().to_string())?;
+            options = options.add_root_certificates(file.clone()).require_tls(true);
+        }
+        Some(CaSource::Pem(pem)) => {
+            let roots = certificates(pem.as_bytes(), "as text")?;
+            options = options.tls_client_config(trusting(roots)?).require_tls(true);
+        }
+        None => {}
     }
     let client = options.connect(servers).await.map_err(NatsError::Client)?;
-    Ok(Connection { client, state: connection_state })
+    Ok(Connection { client, state, refused, login })
 }
 
 fn servers(url: &str) -> Result<Vec<ServerAddr>, NatsError> {
@@ -208,22 +246,21 @@ fn servers(url: &str) -> Result<Vec<ServerAddr>, NatsError> {
         .collect()
 }
 
-fn check_ca(file: &Path) -> Result<(), NatsError> {
-    let unreadable = |source| NatsError::CaFile { file: file.to_owned(), source };
-    let pem = std::fs::read(file).map_err(unreadable)?;
-    let certificates =
-        rustls_pemfile::certs(&mut pem.as_slice()).collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
-    if certificates.is_empty() {
-        return Err(NatsError::NoCertificate { file: file.to_owned() });
+/// The certificates of a CA; at least one, all usable.
+fn certificates(mut pem: &[u8], ca: &str) -> Result<RootCertStore, NatsError> {
+    let useless = || NatsError::NoCertificate { ca: ca.to_owned() };
+    let mut roots = RootCertStore::empty();
+    for certificate in rustls_pemfile::certs(&mut pem) {
+        certificate.ok().and_then(|certificate| roots.add(certificate).ok()).ok_or_else(useless)?;
     }
-    Ok(())
+    if roots.is_empty() { Err(useless()) } else { Ok(roots) }
 }
 
-fn prove(key: &KeyPair, nonce: &[u8]) -> Result<Auth, AuthError> {
-    let mut auth = Auth::new();
-    auth.nkey = Some(key.public_key());
-    auth.signature = Some(key.sign(nonce).map_err(AuthError::new)?);
-    Ok(auth)
+fn trusting(roots: RootCertStore) -> Result<ClientConfig, NatsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = versions.map_err(NatsError::Tls)?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// How long to wait before attempt `attempt` (from 1): uniformly between a half and the whole of a bound
@@ -234,9 +271,17 @@ fn delay(attempt: usize, random: f64) -> Duration {
     bound.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
 }
 
+/// What nats-server says before it ends the connection of a user whose time is over.
+const EXPIRED: &str = "user authentication expired";
+/// How long the client's events may lag behind the client.
+const EVENTS_LAG: Duration = Duration::from_millis(100);
+
 /// Follows the client's events; logs changes, not attempts.
 struct LinkEvents {
-    state: Arc<watch::Sender<LinkState>>,
+    state: watch::Sender<LinkState>,
+    refused: watch::Sender<u64>,
+    /// The server said that the login's time is over; the connection ends, or ended, for that.
+    expired: AtomicBool,
     last_error: Mutex<Option<String>>,
     drops: Mutex<Drops>,
     url: String,
@@ -262,17 +307,33 @@ impl Drops {
 }
 
 impl LinkEvents {
+    fn new(url: &str) -> Self {
+        Self {
+            state: watch::Sender::new(LinkState::Disconnected),
+            refused: watch::Sender::new(0),
+            expired: AtomicBool::new(false),
+            last_error: Mutex::default(),
+            drops: Mutex::default(),
+            url: url.to_owned(),
+        }
+    }
+
     fn observe(&self, event: Event) {
         match event {
             Event::Connected => {
                 self.last_error().take();
+                self.expired.store(false, Ordering::Relaxed);
                 if self.state.send_replace(LinkState::Connected) != LinkState::Connected {
                     tracing::info!(url = self.url, "connected to NATS");
                 }
             }
             Event::Disconnected | Event::Closed => {
                 if self.state.send_replace(LinkState::Disconnected) != LinkState::Disconnected {
-                    tracing::warn!(url = self.url, "lost the connection to NATS, reconnecting");
+                    if self.expired.load(Ordering::Relaxed) {
+                        tracing::debug!(url = self.url, "the login at NATS expired, logging in again");
+                    } else {
+                        tracing::warn!(url = self.url, "lost the connection to NATS, reconnecting");
+                    }
                 }
             }
             Event::SlowConsumer(subscription) => {
@@ -281,6 +342,7 @@ impl LinkEvents {
                     tracing::warn!(subscription, messages, "messages dropped: their reader is too slow");
                 }
             }
+            Event::ServerError(error) if is_expiry(&error) => self.expired.store(true, Ordering::Relaxed),
             // The connection stays: a subject was refused, mostly.
             Event::ServerError(error) if *self.state.borrow() == LinkState::Connected => {
                 if self.is_new(error.to_string()) {
@@ -288,10 +350,25 @@ impl LinkEvents {
                 }
             }
             Event::ServerError(error) => self.report(error.to_string()),
-            Event::ClientError(error) => self.report(error.to_string()),
+            Event::ClientError(error) => {
+                let error = error.to_string();
+                if error.to_lowercase().contains("authorization violation") {
+                    self.refused.send_modify(|refused| *refused += 1);
+                }
+                self.report(error);
+            }
             Event::LameDuckMode => tracing::info!("the NATS server is about to stop"),
             Event::Draining => {}
         }
+    }
+
+    /// Whether the connection that just ended did so because the login expired; asked once for each, so that
+    /// an attempt that fails after it is followed by the usual pauses.
+    async fn take_expiry(&self) -> bool {
+        // The client reconnects before its events were heard: what it said last, it said before it left.
+        let mut state = self.state.subscribe();
+        let gone = state.wait_for(|state| *state == LinkState::Disconnected);
+        timeout(EVENTS_LAG, gone).await.is_ok() && self.expired.swap(false, Ordering::Relaxed)
     }
 
     fn report(&self, error: String) {
@@ -316,6 +393,10 @@ impl LinkEvents {
     fn last_error(&self) -> std::sync::MutexGuard<'_, Option<String>> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_expiry(error: &ServerError) -> bool {
+    matches!(error, ServerError::Other(text) if text.to_lowercase().contains(EXPIRED))
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub mod window;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use fleet_daemon::{
-    nats::{self, Connection, NatsError, NatsSettings, NkeySeed},
+    nats::{self, Connection, Login, NatsError, NatsSettings, NkeySeed},
     shutdown::{Shutdown, Tasks},
 };
 use fleet_wire::{keys::FleetKeys, name::DeviceName, session::DeviceSession, subject};
@@ -118,8 +118,8 @@ pub async fn start(
     let device = settings.device;
     let connection = nats::connect(&NatsSettings {
         url: settings.nats_url,
-        ca_file: settings.nats_ca_file,
-        seed: NkeySeed::new(settings.keys.identity_seed()),
+        ca: settings.nats_ca_file.map(Into::into),
+        login: Login::Credential { key: NkeySeed::new(settings.keys.identity_seed()), token: None },
         name: format!("device-kubelet {device}"),
         inbox_prefix: Some(subject::inbox_prefix(&device)),
         subscription_capacity: SUBSCRIPTION_CAPACITY,

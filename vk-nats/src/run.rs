@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use fleet_daemon::{
     health::{Health, HealthServer},
-    nats::{Connection, LinkState, NatsSettings},
+    nats::NatsSettings,
     shutdown::{Shutdown, Tasks},
 };
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -73,14 +73,15 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
     let client = kube_client(&settings).await?;
     let nats = fleet_daemon::nats::connect(&NatsSettings {
         url: settings.nats_url.clone(),
-        ca_file: settings.nats_ca_file.clone(),
-        seed: settings.nats_seed.clone(),
+        ca: settings.nats_ca_file.clone().map(Into::into),
+        login: settings.nats_login.clone(),
         name: format!("vk-nats {}", settings.identity),
         inbox_prefix: None,
         subscription_capacity: SUBSCRIPTION_CAPACITY,
     })
     .await?;
-    tasks.spawn("nats-check", follow_nats(nats.clone(), nats_check, shutdown.clone()));
+    let follow = fleet_daemon::nats::report(nats.state.clone(), nats_check);
+    tasks.spawn("nats-check", until(shutdown.clone(), follow));
 
     let ownership = tokio::select! {
         ownership = Ownership::acquire(client.clone(), &settings.namespace, &settings.identity) => ownership,
@@ -263,22 +264,6 @@ async fn until<F: Future<Output = ()>>(shutdown: Shutdown, task: F) -> Result<()
     tokio::select! {
         () = shutdown.cancelled() => Ok(()),
         () = task => Err("it ended by itself"),
-    }
-}
-
-async fn follow_nats(nats: Connection, check: fleet_daemon::health::CheckHandle, shutdown: Shutdown) {
-    let mut state = nats.state;
-    loop {
-        match *state.borrow_and_update() {
-            LinkState::Connected => check.ready(),
-            LinkState::Disconnected => check.not_ready("not connected to NATS"),
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            changed = state.changed() => if changed.is_err() {
-                return shutdown.cancelled().await;
-            },
-        }
     }
 }
 

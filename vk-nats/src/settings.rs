@@ -8,7 +8,8 @@ use std::{
 
 use clap::Args;
 use fleet_daemon::{
-    nats::NkeySeed,
+    credential::TokenSource,
+    nats::{Login, NkeySeed},
     settings::{Seconds, SettingsError, invalid, parse, required},
     telemetry::LogFormat,
 };
@@ -42,10 +43,15 @@ pub struct Flags {
     #[arg(long, env = "VK_NATS_NATS_CA_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nats_ca_file: Option<PathBuf>,
-    /// File with the seed of this process's NATS user (SU…).
+    /// File with the seed of this process's NATS user (SU…) [default: a fresh key at each start].
     #[arg(long, env = "VK_NATS_NATS_SEED_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nats_seed_file: Option<PathBuf>,
+    /// File with a service account's token for NATS, read at each connection: it may be renewed. One of this and
+    /// nats-seed-file is required.
+    #[arg(long, env = "VK_NATS_NATS_TOKEN_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nats_token_file: Option<PathBuf>,
     /// Files with the seeds of the fleet's curve keys (SX…), each named VERSION.nk, e.g. 1.nk.
     #[arg(long, env = "VK_NATS_FLEET_KEY_FILES", value_name = "FILES", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,8 +119,8 @@ pub struct Settings {
     pub nats_url: String,
     /// Its CA.
     pub nats_ca_file: Option<PathBuf>,
-    /// The own NATS user.
-    pub nats_seed: NkeySeed,
+    /// How this process logs in at NATS.
+    pub nats_login: Login,
     /// The fleet's secret curve keys.
     pub fleet_keys: FleetKeys,
     /// Published by Nodes.
@@ -163,9 +169,7 @@ impl Flags {
         }
         let range = self.node_port_range.unwrap_or_else(|| "10300-20299".to_owned());
         let listen = self.listen_address.unwrap_or_else(|| "0.0.0.0".to_owned());
-        let seed_file = required("nats-seed-file", self.nats_seed_file, "a file with the seed of an nkey")?;
-        let nats_seed = NkeySeed::from_file(&seed_file)
-            .map_err(|error| invalid("nats-seed-file", seed_file.display(), &because(&error)))?;
+        let nats_login = nats_login(self.nats_seed_file, self.nats_token_file)?;
         let key_files =
             required("fleet-key-files", self.fleet_key_files, "files named <version>.nk, e.g. 1.nk")?;
         let node_lease_duration = self.node_lease_duration.unwrap_or(Seconds(40));
@@ -191,7 +195,7 @@ impl Flags {
             },
             nats_url: required("nats-url", self.nats_url, "nats://host:port or tls://host:port")?,
             nats_ca_file: self.nats_ca_file,
-            nats_seed,
+            nats_login,
             fleet_keys: fleet_keys(&key_files)?,
             node_address,
             node_port_range: parse("node-port-range", &range, "two ports joined by '-', e.g. 10300-20299")?,
@@ -208,6 +212,21 @@ impl Flags {
             shutdown_grace: self.shutdown_grace.unwrap_or(Seconds(10)).into(),
         })
     }
+}
+
+/// A key that nobody knows is a login only together with a token.
+fn nats_login(seed_file: Option<PathBuf>, token_file: Option<PathBuf>) -> Result<Login, SettingsError> {
+    let key = match &seed_file {
+        Some(file) => NkeySeed::from_file(file)
+            .and_then(|key| key.key_pair().map(|_| key))
+            .map_err(|error| invalid("nats-seed-file", file.display(), &because(&error)))?,
+        None => {
+            let expected = "a file with a service account's token for NATS, unless nats-seed-file is set";
+            required("nats-token-file", token_file.as_ref(), expected)?;
+            NkeySeed::random().map_err(|error| invalid("nats-seed-file", "", &because(&error)))?
+        }
+    };
+    Ok(Login::Credential { key, token: token_file.map(TokenSource::File) })
 }
 
 fn fleet_keys(files: &[PathBuf]) -> Result<FleetKeys, SettingsError> {

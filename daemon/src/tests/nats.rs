@@ -7,8 +7,8 @@ use super::*;
 fn settings(url: &str) -> NatsSettings {
     NatsSettings {
         url: url.into(),
-        ca_file: None,
-        seed: NkeySeed::new(KeyPair::new_user().seed().unwrap()),
+        ca: None,
+        login: Login::Credential { key: NkeySeed::random().unwrap(), token: None },
         name: "test".into(),
         inbox_prefix: Some("_INBOX.pi-7".into()),
         subscription_capacity: 16,
@@ -42,23 +42,6 @@ fn jitter_spreads_over_half_of_the_bound() {
 }
 
 #[test]
-fn the_nonce_is_signed_with_the_users_key() {
-    let key = KeyPair::new_user();
-    let auth = prove(&key, b"nonce").unwrap();
-    assert_eq!(auth.nkey, Some(key.public_key()));
-    key.verify(b"nonce", &auth.signature.unwrap()).unwrap();
-}
-
-#[test]
-fn a_seed_is_not_shown() {
-    let seed = KeyPair::new_user().seed().unwrap();
-    let shown = format!("{:?}", NatsSettings { seed: NkeySeed::new(seed.clone()), ..settings("nats://x") });
-    assert!(!shown.contains(&seed), "{shown}");
-    let error = NkeySeed::new("SUAXYZ").key_pair().unwrap_err().to_string();
-    assert!(!error.contains("SUAXYZ"), "{error}");
-}
-
-#[test]
 fn several_servers_are_separated_by_commas() {
     assert_eq!(servers("nats://a:4222, tls://b:4222").unwrap().len(), 2);
     let error = servers("http://a:4222").unwrap_err().to_string();
@@ -76,23 +59,23 @@ async fn connecting_returns_at_once_although_no_server_answers() {
 #[tokio::test]
 async fn a_ca_file_without_certificate_is_an_error_at_the_start() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let settings = NatsSettings { ca_file: Some(file.path().into()), ..settings("tls://127.0.0.1:1") };
-    assert!(matches!(connect(&settings).await, Err(NatsError::NoCertificate { .. })));
-    let settings = NatsSettings { ca_file: Some("/nowhere/ca.pem".into()), ..settings };
-    assert!(matches!(connect(&settings).await, Err(NatsError::CaFile { .. })));
+    let with = |ca| NatsSettings { ca: Some(ca), ..settings("tls://127.0.0.1:1") };
+    let empty = with(CaSource::File(file.path().into()));
+    assert!(matches!(connect(&empty).await, Err(NatsError::NoCertificate { .. })));
+    let missing = with(CaSource::File("/nowhere/ca.pem".into()));
+    assert!(matches!(connect(&missing).await, Err(NatsError::CaFile { .. })));
+    let garbage = "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n";
+    for text in ["", "text", garbage] {
+        let error = connect(&with(CaSource::Pem(text.into()))).await.unwrap_err();
+        assert!(matches!(error, NatsError::NoCertificate { .. }), "{error}");
+    }
 }
 
 #[test]
 fn the_state_follows_the_events_and_survives_an_absent_reader() {
-    let state = Arc::new(watch::Sender::new(LinkState::Disconnected));
-    let events = LinkEvents {
-        state: Arc::clone(&state),
-        last_error: Mutex::default(),
-        drops: Mutex::default(),
-        url: "nats://x".into(),
-    };
+    let events = LinkEvents::new("nats://x");
     events.observe(Event::Connected);
-    let reader = state.subscribe();
+    let reader = events.state.subscribe();
     assert_eq!(*reader.borrow(), LinkState::Connected);
     events.report("authorization violation".into());
     events.observe(Event::Disconnected);
@@ -112,4 +95,69 @@ fn a_flood_of_dropped_messages_is_a_few_lines() {
     }
     assert_eq!(drops.count(start + TELL_DROPS_EVERY), Some(10_001));
     assert_eq!(drops.count(start + TELL_DROPS_EVERY), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_login_is_told_from_a_lost_connection_once() {
+    let events = LinkEvents::new("nats://x");
+    assert!(!events.take_expiry().await, "the first connection");
+    events.observe(Event::Connected);
+    events.observe(Event::ServerError(ServerError::Other("User Authentication Expired".into())));
+    events.observe(Event::Disconnected);
+    assert!(events.take_expiry().await);
+    assert!(!events.take_expiry().await, "the second attempt waits as after any failure");
+    events.observe(Event::Connected);
+    events.observe(Event::Disconnected);
+    assert!(!events.take_expiry().await, "a lost connection");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_reason_is_waited_for_when_the_client_is_ahead_of_its_events() {
+    let events = Arc::new(LinkEvents::new("nats://x"));
+    events.observe(Event::Connected);
+    let asked = tokio::spawn({
+        let events = Arc::clone(&events);
+        async move { events.take_expiry().await }
+    });
+    tokio::task::yield_now().await;
+    events.observe(Event::ServerError(ServerError::Other("User Authentication Expired".into())));
+    events.observe(Event::Disconnected);
+    assert!(asked.await.unwrap());
+}
+
+#[test]
+fn refused_logins_are_counted_and_other_errors_are_not() {
+    let events = LinkEvents::new("nats://x");
+    let refused = events.refused.subscribe();
+    let error = |text: &str| Event::ClientError(async_nats::ClientError::Other(text.into()));
+    events.observe(error("IO error"));
+    assert_eq!(*refused.borrow(), 0);
+    events.observe(error("authorization violation"));
+    events.observe(error("authorization violation"));
+    assert_eq!(*refused.borrow(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_absence_leaves_a_process_ready_and_a_long_one_does_not() {
+    let health = crate::health::Health::new();
+    let state = watch::Sender::new(LinkState::Disconnected);
+    let watcher = tokio::spawn(report(state.subscribe(), health.check("nats")));
+    let later = |time| async move {
+        tokio::time::sleep(time).await;
+    };
+    later(Duration::from_millis(1)).await;
+    assert!(!health.is_ready(), "never connected");
+    state.send_replace(LinkState::Connected);
+    later(Duration::from_millis(1)).await;
+    assert!(health.is_ready());
+    state.send_replace(LinkState::Disconnected);
+    later(READY_PATIENCE / 2).await;
+    assert!(health.is_ready());
+    state.send_replace(LinkState::Connected);
+    later(READY_PATIENCE * 2).await;
+    assert!(health.is_ready());
+    state.send_replace(LinkState::Disconnected);
+    later(READY_PATIENCE * 2).await;
+    assert!(!health.is_ready());
+    watcher.abort();
 }

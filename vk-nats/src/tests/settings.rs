@@ -61,6 +61,27 @@ fn a_wrong_setting_is_named_with_its_value_and_what_was_expected() {
 }
 
 #[test]
+fn a_token_file_replaces_the_seed_file_and_one_of_them_is_needed() {
+    let files = Files::new();
+    let token = files.0.path().join("token");
+    let keyless = |token| Flags { nats_seed_file: None, nats_token_file: token, ..files.flags() };
+    let refused = refusal(keyless(None));
+    assert!(refused.contains("nats-token-file") && refused.contains("nats-seed-file"), "{refused}");
+    let public = |flags: Flags| match flags.check().unwrap().nats_login {
+        Login::Credential { key, token: Some(_) } => key.key_pair().unwrap().public_key(),
+        other => panic!("{other:?}"),
+    };
+    // The token is read at each connection: at the start it may be missing.
+    let first = public(keyless(Some(token.clone())));
+    assert_ne!(public(keyless(Some(token.clone()))), first, "a fresh key at each start");
+    let both = Flags { nats_token_file: Some(token), ..files.flags() };
+    assert_eq!(public(both.clone()), public(both));
+    let account = files.write("account.nk", &nkeys::KeyPair::new_account().seed().unwrap());
+    let refused = refusal(Flags { nats_seed_file: Some(account), ..files.flags() });
+    assert!(refused.contains("nats-seed-file") && refused.contains("SU"), "{refused}");
+}
+
+#[test]
 fn key_files_are_named_by_version_and_their_content_never_shows() {
     let files = Files::new();
     let named = files.write("curve.nk", "SX");
