@@ -6,6 +6,7 @@
 //! | [`telemetry`] | where do log lines go? |
 //! | [`credential`] | who connects, and how is that proved? |
 //! | [`nats`] | how does the process reach NATS, and is it connected right now? |
+//! | [`oidc`] (feature) | which token shows that a machine is who it says? |
 //! | [`health`] | is it alive, is it ready, what does it count? |
 //! | [`shutdown`] | when does it end, and what must have ended before? |
 //!
@@ -16,6 +17,8 @@
 pub mod credential;
 pub mod health;
 pub mod nats;
+#[cfg(feature = "oidc")]
+pub mod oidc;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
