@@ -104,7 +104,7 @@ impl EnrollmentToken {
 
     /// `id.secret`, for the file that is carried to the device. Not for logs.
     pub fn reveal(&self) -> Zeroizing<String> {
-        Zeroizing::new(format!("{}.{}", self.id, URL_SAFE_NO_PAD.encode(&*self.secret)))
+        Zeroizing::new(format!("{}.{}", self.id, URL_SAFE_NO_PAD.encode(*self.secret)))
     }
 
     fn hmac(&self, statement: &str) -> Hmac<Sha256> {
