@@ -387,7 +387,6 @@ mod tests {
             sequence,
             curve_keys: BTreeMap::from([(KeyVersion(1), XKey::new().public_key())]),
             enroller_key: None,
-            enroller_key: None,
         };
         let file = dir.path().join("fleet.json");
         let write = |statement: &KeyStatement, key: &KeyPair| {
