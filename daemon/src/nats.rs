@@ -12,7 +12,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -121,6 +121,9 @@ pub struct Connection {
     /// How many logins the server has refused. One alone says little: the service that decides may have been
     /// away.
     pub refused: watch::Receiver<u64>,
+    /// At least so many messages were dropped because their subscription was full. In a flood the client
+    /// does not report each.
+    pub dropped: Arc<AtomicU64>,
     login: Arc<Mutex<Arc<Login>>>,
 }
 
@@ -183,6 +186,7 @@ pub async fn connect(settings: &NatsSettings) -> Result<Connection, NatsError> {
     let login = Arc::new(Mutex::new(Arc::new(settings.login.clone())));
     let events = Arc::new(LinkEvents::new(&settings.url));
     let (state, refused) = (events.state.subscribe(), events.refused.subscribe());
+    let dropped = Arc::clone(&events.dropped);
     let first = AtomicBool::new(true);
 
     let shown = Arc::clone(&login);
@@ -237,7 +241,7 @@ pub async fn connect(settings: &NatsSettings) -> Result<Connection, NatsError> {
         None => {}
     }
     let client = options.connect(servers).await.map_err(NatsError::Client)?;
-    Ok(Connection { client, state, refused, login })
+    Ok(Connection { client, state, refused, dropped, login })
 }
 
 fn servers(url: &str) -> Result<Vec<ServerAddr>, NatsError> {
@@ -284,6 +288,7 @@ struct LinkEvents {
     expired: AtomicBool,
     last_error: Mutex<Option<String>>,
     drops: Mutex<Drops>,
+    dropped: Arc<AtomicU64>,
     url: String,
 }
 
@@ -314,6 +319,7 @@ impl LinkEvents {
             expired: AtomicBool::new(false),
             last_error: Mutex::default(),
             drops: Mutex::default(),
+            dropped: Arc::default(),
             url: url.to_owned(),
         }
     }
@@ -337,6 +343,7 @@ impl LinkEvents {
                 }
             }
             Event::SlowConsumer(subscription) => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
                 let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(messages) = drops.count(Instant::now()) {
                     tracing::warn!(subscription, messages, "messages dropped: their reader is too slow");

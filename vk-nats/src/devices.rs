@@ -1,10 +1,10 @@
 //! One actor for each device: its session, its desired set, its answers.
 //!
 //! ```text
-//! NATS ─► dispatch ─► bounded queue ─► actor ─┬─ hello      session, incarnation
-//!                                             ├─ desired    sync, fetch, changed
-//!                                             ├─ reports    status, events (worked on beside the actor)
-//!                                             └─ down       requests and streams of the kubelet API
+//! NATS ─► the device's own subscription, bounded ─► actor ─┬─ hello      session, incarnation
+//!                                                          ├─ desired    sync, fetch, changed
+//!                                                          ├─ reports    status, events (worked on beside it)
+//!                                                          └─ down       requests and streams of the kubelet API
 //! ```
 //!
 //! An actor owns all mutable state of its device and never waits for the API server: that happens in
@@ -17,10 +17,12 @@ mod courier;
 mod desired;
 mod directory;
 mod down;
+mod ear;
 mod incarnation;
 mod stream;
 
 pub use courier::{Courier, Publisher};
 pub use directory::{Context, Settings, run};
 pub use down::{Devices, DownError};
+pub use ear::{Arrivals, Inbound, QUEUE, Subscriber};
 pub use stream::DeviceStream;

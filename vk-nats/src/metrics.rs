@@ -42,10 +42,9 @@ pub struct Metrics {
     pub devices_enrolled: Gauge,
     /// Messages from devices by what became of them.
     pub messages: Family<MessageLabels, Counter>,
-    /// Messages dropped because their device's queue was full.
+    /// Messages dropped because their device's queue was full: at least so many, a flood is not counted to
+    /// the last one.
     pub queue_drops: Counter,
-    /// Messages from devices that do not exist here.
-    pub strangers: Counter,
     /// Watches of ConfigMaps and Secrets that are open.
     pub reference_watches: Gauge,
     /// ConfigMaps and Secrets that are read now and then, because the cap of watches is reached.
@@ -66,7 +65,6 @@ impl Metrics {
             devices_enrolled: Gauge::default(),
             messages: Family::default(),
             queue_drops: Counter::default(),
-            strangers: Counter::default(),
             reference_watches: Gauge::default(),
             reference_reads: Gauge::default(),
             requests: Family::default(),
@@ -86,13 +84,8 @@ impl Metrics {
         registry.register("messages", "Messages from devices by verb and result", metrics.messages.clone());
         registry.register(
             "queue_drops",
-            "Messages dropped because the queue of their device was full",
+            "Messages dropped because the queue of their device was full, at least",
             metrics.queue_drops.clone(),
-        );
-        registry.register(
-            "strangers",
-            "Messages from devices that are not enrolled",
-            metrics.strangers.clone(),
         );
         registry.register(
             "reference_watches",

@@ -1,6 +1,12 @@
 //! Wires the parts together and runs them until the shutdown.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use fleet_daemon::{
     health::{Health, HealthServer},
@@ -29,8 +35,8 @@ use crate::{
 /// flow control is the real limit; this keeps a storm from reaching it.
 const API_RATE: u32 = 1000;
 const API_BURST: u32 = 2000;
-/// Messages that may wait for the dispatcher.
-const SUBSCRIPTION_CAPACITY: usize = 16 * 1024;
+/// How often it is looked whether messages were dropped.
+const LOOK_FOR_DROPS: Duration = Duration::from_secs(5);
 
 /// Why the process cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -77,11 +83,15 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
         login: settings.nats_login.clone(),
         name: format!("vk-nats {}", settings.identity),
         inbox_prefix: None,
-        subscription_capacity: SUBSCRIPTION_CAPACITY,
+        subscription_capacity: devices::QUEUE,
     })
     .await?;
     let follow = fleet_daemon::nats::report(nats.state.clone(), nats_check);
     tasks.spawn("nats-check", until(shutdown.clone(), follow));
+    tasks.spawn(
+        "nats-drops",
+        until(shutdown.clone(), count_drops(Arc::clone(&nats.dropped), Arc::clone(&metrics))),
+    );
 
     let ownership = tokio::select! {
         ownership = Ownership::acquire(client.clone(), &settings.namespace, &settings.identity) => ownership,
@@ -158,6 +168,7 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
         keys: settings.fleet_keys.clone(),
         epoch,
         courier: Courier::new(Arc::new(nats.client.clone()), tenure),
+        ear: Arc::new(nats.client),
         client: node_client,
         pods: pod_store.clone(),
         sets,
@@ -166,13 +177,7 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
     };
     tasks.spawn(
         "devices",
-        devices::run(
-            Arc::new(context),
-            nats.client,
-            devices.clone(),
-            channels.directory_from_nodes,
-            shutdown.clone(),
-        ),
+        devices::run(Arc::new(context), devices.clone(), channels.directory_from_nodes, shutdown.clone()),
     );
     let api = KubeletApi::new(
         devices,
@@ -264,6 +269,15 @@ async fn until<F: Future<Output = ()>>(shutdown: Shutdown, task: F) -> Result<()
     tokio::select! {
         () = shutdown.cancelled() => Ok(()),
         () = task => Err("it ended by itself"),
+    }
+}
+
+/// Takes over what the client counts.
+async fn count_drops(dropped: Arc<AtomicU64>, metrics: Arc<Metrics>) {
+    let mut ticks = tokio::time::interval(LOOK_FOR_DROPS);
+    loop {
+        ticks.tick().await;
+        metrics.queue_drops.inc_by(dropped.swap(0, Ordering::Relaxed));
     }
 }
 

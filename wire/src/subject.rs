@@ -199,6 +199,16 @@ pub fn stream_down_wildcard(device: &DeviceName) -> String {
     format!("{}.session.*.down", device_root(device))
 }
 
+/// What the cluster side subscribes to for what a device says: `….up.>`.
+pub fn up_wildcard(device: &DeviceName) -> String {
+    format!("{}.up.>", device_root(device))
+}
+
+/// What the cluster side subscribes to for the device's leg of its streams: `….session.*.up`.
+pub fn stream_up_wildcard(device: &DeviceName) -> String {
+    format!("{}.session.*.up", device_root(device))
+}
+
 /// What the owner of a shard subscribes to: `fleet.v1.<shard>.*.up.>`.
 pub fn shard_up_wildcard(shard: Shard) -> String {
     format!("{PREFIX}.{shard}.*.up.>")

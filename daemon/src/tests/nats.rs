@@ -83,6 +83,9 @@ fn the_state_follows_the_events_and_survives_an_absent_reader() {
     assert_eq!(events.last_error().as_deref(), Some("authorization violation"));
     events.observe(Event::Connected);
     assert_eq!(events.last_error().as_deref(), None);
+    events.observe(Event::SlowConsumer(1));
+    events.observe(Event::SlowConsumer(2));
+    assert_eq!(events.dropped.load(Ordering::Relaxed), 2);
 }
 
 #[test]

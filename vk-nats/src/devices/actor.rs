@@ -15,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use fleet_daemon::shutdown::Shutdown;
 use fleet_wire::{
     envelope::{EnvelopeError, Opened},
@@ -23,8 +22,9 @@ use fleet_wire::{
     name::{DeviceName, RequestId},
     session::{Arrival, FleetSession},
     stream::Frame,
-    subject::{self, DownVerb, Subject, UpVerb},
+    subject::{self, DownVerb, Subject, SubjectError, UpVerb},
 };
+use futures::StreamExt as _;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::{
@@ -34,8 +34,13 @@ use tokio::{
 };
 
 use super::{
-    complaints::Complaints, desired::Ledger, directory::Context, down::DownError, down::Handle,
-    incarnation::Token, stream::Streams,
+    complaints::Complaints,
+    desired::Ledger,
+    directory::Context,
+    down::{DownError, Handle},
+    ear::{self, Arrivals, Inbound},
+    incarnation::Token,
+    stream::Streams,
 };
 use crate::{bundle::SetReceiver, identity::ApiError, nodes::DeviceNode, status::Turns};
 
@@ -44,17 +49,6 @@ use upkeep::Upkeep;
 
 /// How often at most a device is asked to say hello again.
 const REHELLO_EVERY: Duration = Duration::from_secs(5);
-
-/// A message of the device.
-#[derive(Debug)]
-pub struct Inbound {
-    /// Parsed subject; its device is the actor's.
-    pub subject: Subject,
-    /// Where an answer is wanted; not checked yet.
-    pub reply: Option<String>,
-    /// Sealed.
-    pub payload: Bytes,
-}
 
 /// A request of the kubelet API.
 #[derive(Debug)]
@@ -68,8 +62,6 @@ pub struct Question {
 /// What an actor is given.
 #[derive(Debug)]
 pub enum Input {
-    /// From the device.
-    Message(Inbound),
     /// To be asked of the device.
     Ask(Question),
     /// To be sent on a stream.
@@ -104,8 +96,26 @@ struct Asked {
     session: Option<fleet_wire::envelope::SessionId>,
 }
 
+/// Why an actor hears nothing any more, which only the process's own end brings.
+#[derive(Debug, thiserror::Error)]
+pub enum Deaf {
+    /// The client refused the subscription.
+    #[error("the messages of device {device} cannot be subscribed to: {reason}")]
+    Subscribe {
+        /// The device.
+        device: DeviceName,
+        /// What the client said.
+        reason: String,
+    },
+    /// The connection was closed for good.
+    #[error("the subscription of device {device} ended: the connection to NATS was closed")]
+    Closed {
+        /// The device.
+        device: DeviceName,
+    },
+}
+
 /// All state of one device.
-#[derive(Debug)]
 pub struct Actor {
     context: Arc<Context>,
     device: DeviceName,
@@ -115,6 +125,10 @@ pub struct Actor {
     streams: Streams,
     connected: Arc<AtomicBool>,
     session: FleetSession,
+    /// Everything but streams.
+    up: Arrivals,
+    /// Streams, while there are any.
+    frames: Option<Arrivals>,
     greetings: Vec<Greeting>,
     token: Option<Token>,
     conflict: bool,
@@ -155,6 +169,8 @@ impl Actor {
             upkeep: Upkeep::new(),
             streams: handle.streams.clone(),
             connected: Arc::clone(&handle.connected),
+            up: ear::silence(),
+            frames: None,
             greetings: Vec::new(),
             push_due: None,
             turns: Turns::default(),
@@ -171,20 +187,34 @@ impl Actor {
     }
 
     /// Runs until the Node is gone or the shutdown begins.
-    pub async fn run(mut self, shutdown: Shutdown) {
+    ///
+    /// # Errors
+    /// [`Deaf`].
+    pub async fn run(mut self, shutdown: Shutdown) -> Result<(), Deaf> {
         let mut stop = std::pin::pin!(shutdown.cancelled());
-        loop {
+        // Without NATS this may take long; there is nothing to do for the device meanwhile.
+        self.up = tokio::select! {
+            () = &mut stop => return Ok(()),
+            up = self.context.ear.subscribe(subject::up_wildcard(&self.device)) => {
+                up.map_err(|reason| Deaf::Subscribe { device: self.device.clone(), reason })?
+            }
+        };
+        let end = loop {
             let deadline = self.deadline();
             tokio::select! {
-                () = &mut stop => break,
+                () = &mut stop => break Ok(()),
                 input = self.inbox.recv() => match input.map(|input| *input) {
-                    None | Some(Input::End) => break,
-                    Some(Input::Message(message)) => self.message(message).await,
+                    None | Some(Input::End) => break Ok(()),
                     Some(Input::Ask(question)) => self.ask(question).await,
                     Some(Input::Frame { stream, number, frame }) => {
                         self.send_frame(&stream, number, &frame).await;
                     }
                 },
+                message = self.up.next() => match message {
+                    Some(message) => self.arrived(message).await,
+                    None => break Err(Deaf::Closed { device: self.device.clone() }),
+                },
+                Some(message) = next_frame(&mut self.frames) => self.arrived(message).await,
                 changed = self.set.changed() => match changed {
                     Ok(()) => self.set_changed(),
                     // The Node went and came back: so did the channel.
@@ -199,9 +229,20 @@ impl Actor {
                 () = tokio::time::sleep_until(deadline) => {}
             }
             self.due(Instant::now()).await;
-        }
+        };
         self.disconnect();
         self.streams.end_all();
+        end
+    }
+
+    /// A message, and then the others' turn: opening one costs far more than receiving it, and a flood leaves
+    /// this actor always something to do.
+    async fn arrived(&mut self, message: Result<Inbound, SubjectError>) {
+        match message {
+            Ok(message) => self.message(message).await,
+            Err(error) => self.complain("unknown", "Subject", &error),
+        }
+        tokio::task::yield_now().await;
     }
 
     /// When something is due at the latest.
@@ -391,6 +432,14 @@ impl Actor {
         if self.connected.swap(false, Ordering::Relaxed) {
             self.context.metrics.devices_connected.dec();
         }
+    }
+}
+
+/// The next message of a stream. Ends by itself only when `up` does, too.
+async fn next_frame(frames: &mut Option<Arrivals>) -> Option<Result<Inbound, SubjectError>> {
+    match frames {
+        Some(frames) => frames.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which device has which actor, and which message goes to which.
+//! Which device has which actor.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -6,9 +6,7 @@ use fleet_daemon::shutdown::Shutdown;
 use fleet_wire::{
     keys::FleetKeys,
     name::{DeviceName, OwnerEpoch},
-    subject::{self, Subject},
 };
-use futures::StreamExt as _;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -17,9 +15,10 @@ use tokio::{
 use tracing::Instrument as _;
 
 use super::{
-    actor::{Actor, Inbound, Input},
+    actor::{Actor, Deaf, Input},
     courier::Courier,
     down::{Devices, Handle},
+    ear::Subscriber,
     stream::Streams,
 };
 use crate::{
@@ -30,8 +29,7 @@ use crate::{
     pods::Pods,
 };
 
-/// Messages that may wait for one device's actor; one more is dropped and counted, and the device sends
-/// it again when no answer comes.
+/// Requests of the kubelet API that may wait for one device's actor.
 const QUEUE: usize = 128;
 
 /// What all actors share.
@@ -45,6 +43,8 @@ pub struct Context {
     pub epoch: OwnerEpoch,
     /// Publishes to devices.
     pub courier: Courier,
+    /// Subscribes to devices.
+    pub ear: Arc<dyn Subscriber>,
     /// Writes for devices.
     pub client: NodeClient,
     /// Pods of devices.
@@ -68,27 +68,28 @@ pub struct Settings {
     pub heartbeat_interval: Duration,
 }
 
-/// Keeps one actor for each Node, and gives every message to its device's, until the shutdown.
+/// Keeps one actor for each Node until the shutdown.
 ///
 /// # Errors
-/// When the subscriptions cannot be made.
+/// When the subscription of an actor cannot be made, or ends: then the connection was closed.
 pub async fn run(
     context: Arc<Context>,
-    nats: async_nats::Client,
     devices: Devices,
     mut nodes: mpsc::UnboundedReceiver<NodeChange>,
     shutdown: Shutdown,
-) -> Result<(), async_nats::SubscribeError> {
-    let mut up = nats.subscribe(subject::all_up_wildcard()).await?;
-    let mut streams = nats.subscribe(subject::all_stream_up_wildcard()).await?;
+) -> Result<(), Deaf> {
     let mut directory = Directory { context, devices, actors: JoinSet::new(), shutdown: shutdown.clone() };
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
             Some(change) = nodes.recv() => directory.node(change),
-            Some(message) = up.next() => directory.dispatch(message),
-            Some(message) = streams.next() => directory.dispatch(message),
-            Some(_) = directory.actors.join_next() => {}
+            Some(ended) = directory.actors.join_next() => match ended {
+                Ok(Err(deaf)) => return Err(deaf),
+                Ok(Ok(())) => {}
+                // What one device sent must not end the others' actors. This one begins anew with the next
+                // change of its Node, which the lifecycle controller makes when no Lease is renewed.
+                Err(error) => tracing::error!(%error, "the actor of a device failed"),
+            },
             else => break,
         }
     }
@@ -99,7 +100,7 @@ pub async fn run(
 struct Directory {
     context: Arc<Context>,
     devices: Devices,
-    actors: JoinSet<()>,
+    actors: JoinSet<Result<(), Deaf>>,
     shutdown: Shutdown,
 }
 
@@ -108,7 +109,10 @@ impl Directory {
         match change {
             NodeChange::Gone(device) => self.end(&device),
             NodeChange::Applied(node, port) => {
-                if let Some(handle) = self.devices.get(&node.device) {
+                // One whose actor failed counts as unknown.
+                if let Some(handle) =
+                    self.devices.get(&node.device).filter(|handle| !handle.inbox.is_closed())
+                {
                     let same_keys = {
                         let known = handle.node.borrow();
                         known.0.uid == node.uid
@@ -148,29 +152,6 @@ impl Directory {
             if handle.inbox.try_send(Box::new(Input::End)).is_err() {
                 tracing::debug!(%device, "the actor's queue is full; it ends with its last handle");
             }
-        }
-    }
-
-    fn dispatch(&self, message: async_nats::Message) {
-        let subject = match Subject::parse(&message.subject) {
-            Ok(subject) => subject,
-            Err(error) => {
-                self.context.metrics.message("unknown", "Subject");
-                tracing::debug!(%error, "a message under a subject that is none of ours");
-                return;
-            }
-        };
-        let Some(handle) = self.devices.get(subject.device()) else {
-            self.context.metrics.strangers.inc();
-            return;
-        };
-        let inbound = Inbound {
-            subject,
-            reply: message.reply.map(|reply| reply.to_string()),
-            payload: message.payload,
-        };
-        if handle.inbox.try_send(Box::new(Input::Message(inbound))).is_err() {
-            self.context.metrics.queue_drops.inc();
         }
     }
 }

@@ -65,6 +65,11 @@ impl Streams {
         }
     }
 
+    /// Whether somebody reads a stream.
+    pub fn any(&self) -> bool {
+        !self.lock().is_empty()
+    }
+
     /// Ends all streams: their readers get `None`.
     pub fn end_all(&self) {
         self.lock().clear();

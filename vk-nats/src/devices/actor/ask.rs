@@ -3,7 +3,7 @@
 use fleet_wire::{
     name::RequestId,
     stream::Frame,
-    subject::{Leg, Subject},
+    subject::{self, Leg, Subject},
 };
 use tokio::time::Instant;
 
@@ -22,6 +22,8 @@ impl Actor {
             let _ = answer.send(Err(DownError::NotConnected { device: self.device.clone() }));
             return;
         }
+        // A stream is registered before it is asked for: its frames come after this subscription.
+        self.listen_to_frames().await;
         let subject = Subject::Down(self.device.clone(), verb).to_string();
         let message = match self.session.seal(&subject, None, &body) {
             Ok(message) => message,
@@ -37,6 +39,25 @@ impl Actor {
             Err(reason) => {
                 let _ = answer.send(Err(DownError::Publish { device: self.device.clone(), reason }));
             }
+        }
+    }
+
+    /// Subscribes to the streams of the device if somebody reads one: most devices have none, most of the time.
+    async fn listen_to_frames(&mut self) {
+        if self.frames.is_some() || !self.streams.any() {
+            return;
+        }
+        match self.context.ear.subscribe(subject::stream_up_wildcard(&self.device)).await {
+            Ok(frames) => self.frames = Some(frames),
+            // The reader gives up after a silence.
+            Err(reason) => tracing::warn!(reason, "the device's streams cannot be subscribed to"),
+        }
+    }
+
+    /// Ends that subscription some time after the last stream, so that a device which goes on writing is told.
+    pub(super) fn stop_listening_to_frames(&mut self) {
+        if !self.streams.any() {
+            self.frames = None;
         }
     }
 

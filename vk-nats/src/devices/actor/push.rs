@@ -93,6 +93,7 @@ impl Actor {
     }
 
     pub(super) async fn heartbeat(&mut self, opened: &Opened) {
+        self.stop_listening_to_frames();
         let beat: Heartbeat = match opened.body() {
             Ok(beat) => beat,
             Err(error) => return self.complain("heartbeat", error.label(), &error),

@@ -22,11 +22,12 @@ use prometheus_client::registry::Registry;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::*;
 use crate::{
     bundle::{DesiredSet, DesiredSets, build},
-    devices::{Courier, Devices, Publisher, directory::Settings, stream::Streams},
+    devices::{Courier, Devices, Publisher, Subscriber, directory::Settings, stream::Streams},
     identity::{Gate, NodeClient},
     metrics::Metrics,
     ownership::Tenure,
@@ -41,6 +42,18 @@ impl Publisher for Wire {
     fn publish(&self, subject: String, message: Vec<u8>) -> BoxFuture<'_, Result<(), String>> {
         let _ = self.0.send((subject, message));
         Box::pin(async { Ok(()) })
+    }
+}
+
+/// Subscriptions by their subject.
+#[derive(Debug, Default)]
+struct Ears(Mutex<HashMap<String, mpsc::UnboundedSender<Result<Inbound, SubjectError>>>>);
+
+impl Subscriber for Ears {
+    fn subscribe(&self, subject: String) -> BoxFuture<'_, Result<Arrivals, String>> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.0.lock().unwrap().insert(subject, sender);
+        Box::pin(async { Ok(Box::pin(UnboundedReceiverStream::new(receiver)) as Arrivals) })
     }
 }
 
@@ -66,12 +79,13 @@ fn api_server() -> (kube::Client, Requests) {
 /// A device, the actor that serves it, and what is between them.
 struct Bench {
     context: Arc<Context>,
+    ears: Arc<Ears>,
     devices: Devices,
     device: DeviceName,
     session: DeviceSession,
     sent: mpsc::UnboundedReceiver<(String, Vec<u8>)>,
     api: Requests,
-    actor: JoinHandle<()>,
+    actor: JoinHandle<Result<(), Deaf>>,
     handle: Handle,
     stop: Shutdown,
     inboxes: u32,
@@ -100,6 +114,8 @@ impl Bench {
         let metrics = Arc::new(Metrics::new(&mut Registry::default()));
         let tenure = Tenure::until(Instant::now() + Duration::from_secs(1_000_000));
         let (wire, sent) = mpsc::unbounded_channel();
+        let ears = Arc::new(Ears::default());
+        let ear: Arc<dyn Subscriber> = Arc::<Ears>::clone(&ears);
         let context = Arc::new(Context {
             settings: Settings {
                 node_address: "10.0.0.5".parse().unwrap(),
@@ -109,6 +125,7 @@ impl Bench {
             keys: FleetKeys::new(BTreeMap::from([(version, fleet)])).unwrap(),
             epoch: OwnerEpoch(3),
             courier: Courier::new(Arc::new(Wire(wire)), tenure.clone()),
+            ear,
             client: NodeClient::new(client, Gate::new(1000, 1000), tenure, Arc::clone(&metrics)),
             pods: Pods::default(),
             sets: DesiredSets::default(),
@@ -130,17 +147,29 @@ impl Bench {
         let keys = FleetKeys::new(BTreeMap::from([(version, public)])).unwrap();
         let curve = own.clone();
         let session = DeviceSession::new(device.clone(), own, keys, OwnerEpoch(0));
-        Self { context, devices, device, session, sent, api, actor, handle, stop, inboxes: 0, curve }
+        Self { context, ears, devices, device, session, sent, api, actor, handle, stop, inboxes: 0, curve }
     }
 
     fn subject(&self, verb: UpVerb) -> String {
         Subject::Up(self.device.clone(), verb).to_string()
     }
 
+    /// Whether the actor has that subscription.
+    fn hears(&self, subject: &str) -> bool {
+        self.ears.0.lock().unwrap().get(subject).is_some_and(|sender| !sender.is_closed())
+    }
+
     async fn give(&self, subject: &str, reply: Option<String>, payload: Vec<u8>) {
         let subject = Subject::parse(subject).unwrap();
+        let subscribed = match subject {
+            Subject::Stream(..) => subject::stream_up_wildcard(&self.device),
+            _ => subject::up_wildcard(&self.device),
+        };
+        while !self.hears(&subscribed) {
+            tokio::task::yield_now().await;
+        }
         let message = Inbound { subject, reply, payload: payload.into() };
-        self.handle.inbox.send(Box::new(Input::Message(message))).await.unwrap();
+        self.ears.0.lock().unwrap()[&subscribed].send(Ok(message)).unwrap();
     }
 
     fn inbox(&mut self) -> String {
@@ -459,6 +488,8 @@ async fn questions_are_answered_and_frames_find_their_stream() {
     bench.beat(empty).await;
     bench.requests(2).await;
 
+    let frames = subject::stream_up_wildcard(&bench.device);
+    assert!(!bench.hears(&frames), "nobody reads a stream");
     let mut stream = bench.devices.open_stream(&bench.device, id.clone()).unwrap();
     let (devices, device) = (bench.devices.clone(), bench.device.clone());
     let asked = id.clone();
@@ -490,6 +521,10 @@ async fn questions_are_answered_and_frames_find_their_stream() {
     let (subject, message) = bench.next().await;
     let frame = bench.session.open_frame(&subject, &message).unwrap();
     assert_eq!(Frame::decode(frame.bytes().unwrap()).unwrap(), Frame::Cancel, "nobody reads it any more");
+    bench.beat(empty).await;
+    while bench.hears(&frames) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -501,7 +536,7 @@ async fn an_actor_ends_with_its_node_and_its_streams_too() {
     bench.requests(2).await;
     let mut stream = bench.devices.open_stream(&bench.device, RequestId::random()).unwrap();
     bench.handle.inbox.send(Box::new(Input::End)).await.unwrap();
-    (&mut bench.actor).await.unwrap();
+    (&mut bench.actor).await.unwrap().unwrap();
     assert_eq!(stream.recv().await, None);
     assert_eq!(bench.context.metrics.devices_connected.get(), 0);
     bench.stop.trigger();
