@@ -42,7 +42,12 @@ use super::{
     incarnation::Token,
     stream::Streams,
 };
-use crate::{bundle::SetReceiver, identity::ApiError, nodes::DeviceNode, status::Turns};
+use crate::{
+    bundle::SetReceiver,
+    identity::ApiError,
+    nodes::DeviceNode,
+    status::{Turns, Waiting},
+};
 
 use greet::Greeting;
 use upkeep::Upkeep;
@@ -80,7 +85,7 @@ pub enum Input {
 /// What a task beside the actor found.
 #[derive(Debug)]
 enum Done {
-    Status { asked: Asked, ack: StatusAck },
+    Status { asked: Asked, ack: StatusAck, waiting: Vec<Waiting> },
     Events { asked: Asked, result: Result<EventsAck, Refusal> },
     Node { result: Result<(), ApiError>, report: Arc<k8s_openapi::api::core::v1::NodeStatus> },
     Lease(Result<(), ApiError>),
@@ -138,6 +143,8 @@ pub struct Actor {
     turns: Turns,
     questions: HashMap<RequestId, oneshot::Sender<Result<Vec<u8>, DownError>>>,
     work: JoinSet<Done>,
+    /// Statuses that wait for their time.
+    paced: JoinSet<()>,
     complaints: Complaints,
     rehello_due: Option<Instant>,
     rehello_at: Option<Instant>,
@@ -176,6 +183,7 @@ impl Actor {
             turns: Turns::default(),
             questions: HashMap::new(),
             work: JoinSet::new(),
+            paced: JoinSet::new(),
             complaints: Complaints::default(),
             rehello_due,
             rehello_at: None,
@@ -226,6 +234,7 @@ impl Actor {
                         self.done(done).await;
                     }
                 }
+                Some(_) = self.paced.join_next(), if !self.paced.is_empty() => {}
                 () = tokio::time::sleep_until(deadline) => {}
             }
             self.due(Instant::now()).await;
@@ -379,7 +388,10 @@ impl Actor {
 
     async fn done(&mut self, done: Done) {
         match done {
-            Done::Status { asked, ack } => self.accept(&asked, ack).await,
+            Done::Status { asked, ack, waiting } => {
+                self.write_in_time(waiting);
+                self.accept(&asked, ack).await;
+            }
             Done::Events { asked, result: Ok(ack) } => self.accept(&asked, ack).await,
             Done::Events { asked, result: Err(refusal) } => self.refuse(&asked, refusal).await,
             Done::Node { result, report } => self.node_written(result, report),

@@ -71,6 +71,12 @@ impl Pods {
         self.insert(device, uid, pod);
     }
 
+    /// A pod goes as the watch would take it away, for tests of others.
+    #[cfg(test)]
+    pub fn take_away(&self, uid: &PodUid) {
+        self.remove(uid);
+    }
+
     /// The pod is gone; says where it was.
     pub(super) fn remove(&self, uid: &PodUid) -> Option<DeviceName> {
         let mut index = self.write();

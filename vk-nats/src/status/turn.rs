@@ -34,9 +34,16 @@ pub struct LaneState {
     pub written: Option<[u8; 32]>,
     /// The last report that the API server took: what others changed since is put right from it.
     pub told: Option<PodReport>,
+    /// A report that is not urgent and came too soon after the last write. A newer one takes its place.
+    pub waiting: Option<PodReport>,
 }
 
 impl Lane {
+    /// Waits until nobody writes.
+    pub async fn enter(&self) -> MutexGuard<'_, LaneState> {
+        self.state.lock().await
+    }
+
     /// The state, unless a report is being written right now.
     pub fn idle(&self) -> Option<MutexGuard<'_, LaneState>> {
         self.state.try_lock().ok()
@@ -57,8 +64,12 @@ impl Turn {
         self.is_newest().then_some(state)
     }
 
-    /// Whether no newer report has come.
-    pub fn is_newest(&self) -> bool {
+    /// The queue.
+    pub fn lane(&self) -> &Arc<Lane> {
+        &self.lane
+    }
+
+    fn is_newest(&self) -> bool {
         self.lane.newest.load(Ordering::Acquire) == self.number
     }
 }

@@ -8,7 +8,7 @@ use http::Method;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
@@ -21,55 +21,91 @@ use crate::{
     pods::Pods,
 };
 
+/// A report waits in its lane, to be written by [`write_waiting`] at that time.
+#[derive(Debug)]
+pub struct Waiting {
+    /// The lane.
+    pub lane: Arc<Lane>,
+    /// When.
+    pub at: Instant,
+}
+
 /// Writes a report for its device and says what became of it.
+///
+/// Nobody is kept waiting for the pace: what comes too soon waits in its lane, and its device is told to ask
+/// again later. Where nothing waited yet, the second result says when it is to be written.
 pub async fn write(
     client: &NodeClient,
     pods: &Pods,
     device: &DeviceName,
     report: PodReport,
     turn: Turn,
-) -> PodOutcome {
-    let outcome = attempt(client, pods, device, &report, &turn).await;
-    if let Outcome::Refused(refusal) = &outcome {
-        tracing::warn!(%device, pod = %report.key, %refusal, "a pod's status was refused");
-    }
-    PodOutcome { uid: report.key.uid, revision: report.revision, outcome }
+) -> (PodOutcome, Option<Waiting>) {
+    let (uid, revision) = (report.key.uid.clone(), report.revision);
+    let (outcome, waiting) = attempt(client, pods, device, report, &turn).await;
+    (PodOutcome { uid, revision, outcome }, waiting)
 }
 
 async fn attempt(
     client: &NodeClient,
     pods: &Pods,
     device: &DeviceName,
-    report: &PodReport,
+    report: PodReport,
     turn: &Turn,
-) -> Outcome {
-    let Some(mut lane) = turn.begin().await else { return superseded() };
-    let Some(pod) = pods.of_device(device, &report.key.uid) else { return Outcome::Gone };
-    let deletion = decide(&pod, report);
-    let hurry = deletion == Deletion::Delete || is_transition(pod.status.as_ref(), &report.status);
-    if let (false, Some(written_at)) = (hurry, lane.written_at) {
-        tokio::time::sleep_until(written_at + PACE).await;
-        if !turn.is_newest() {
-            return superseded();
-        }
+) -> (Outcome, Option<Waiting>) {
+    let Some(mut lane) = turn.begin().await else { return (superseded(), None) };
+    let Some(pod) = pods.of_device(device, &report.key.uid) else { return (Outcome::Gone, None) };
+    let hurry = decide(&pod, &report) == Deletion::Delete
+        || is_transition(pod.status.as_ref(), &report.status)
+        || lane.written == Some(digest(&report));
+    let due = lane.written_at.map(|written_at| written_at + PACE).filter(|due| *due > Instant::now());
+    if let (false, Some(at)) = (hurry, due) {
+        let first = lane.waiting.replace(report).is_none();
+        return (paced(), first.then(|| Waiting { lane: Arc::clone(turn.lane()), at }));
     }
-    let outcome = match write_status(client, device, &pod, report, &mut lane).await {
-        Ok(()) => {
-            lane.told = Some(report.clone());
-            Outcome::Taken
-        }
+    // Older than this one.
+    lane.waiting = None;
+    (settle(client, device, &pod, report, &mut lane).await, None)
+}
+
+/// Writes the report that waits in a lane, unless a newer one was written meanwhile. What became of it the
+/// device learns when it asks again.
+pub async fn write_waiting(client: &NodeClient, pods: &Pods, device: &DeviceName, lane: &Lane) {
+    let mut lane = lane.enter().await;
+    let Some(report) = lane.waiting.take() else { return };
+    let Some(pod) = pods.of_device(device, &report.key.uid) else { return };
+    settle(client, device, &pod, report, &mut lane).await;
+}
+
+/// Writes a report, and deletes the pod when it is time.
+async fn settle(
+    client: &NodeClient,
+    device: &DeviceName,
+    pod: &Pod,
+    report: PodReport,
+    lane: &mut LaneState,
+) -> Outcome {
+    let outcome = match write_status(client, device, pod, &report, lane).await {
+        Ok(()) => Outcome::Taken,
         Err(outcome) => outcome,
     };
-    match (deletion, &outcome) {
+    if let Outcome::Refused(refusal) = &outcome {
+        tracing::warn!(%device, pod = %report.key, %refusal, "a pod's status was refused");
+    }
+    let outcome = match (decide(pod, &report), outcome) {
         // A refused status must not keep a pod for ever that its device has let go.
         (Deletion::Delete, Outcome::Taken | Outcome::Refused(_)) => {
-            match delete(client, device, report).await {
+            match delete(client, device, &report).await {
                 Ok(()) | Err(ApiError::Gone { .. }) => Outcome::Gone,
                 Err(error) => later(&error),
             }
         }
-        _ => outcome,
+        (_, outcome) => outcome,
+    };
+    if outcome == Outcome::Taken {
+        lane.told = Some(report);
     }
+    outcome
 }
 
 /// How long after an own write the watch may still show what was before.
@@ -170,6 +206,13 @@ fn digest(report: &PodReport) -> [u8; 32] {
     Sha256::digest(serde_json::to_vec(&report.status).unwrap_or_default()).into()
 }
 
+fn paced() -> Outcome {
+    Outcome::Later(Refusal::new(
+        RefusalCode::Busy,
+        "the pod's last write is too recent: this one is written soon",
+    ))
+}
+
 fn superseded() -> Outcome {
     Outcome::Later(Refusal::new(RefusalCode::Busy, "a newer status of this pod is on its way"))
 }
@@ -177,3 +220,7 @@ fn superseded() -> Outcome {
 fn later(error: &ApiError) -> Outcome {
     Outcome::Later(Refusal::new(RefusalCode::Unavailable, error.to_string()))
 }
+
+#[cfg(test)]
+#[path = "tests/write.rs"]
+mod tests;

@@ -10,7 +10,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Actor, Asked, Done};
-use crate::{events, status};
+use crate::{
+    events,
+    status::{self, Waiting},
+};
 
 /// How many of a device's pods are written at a time.
 const AT_ONCE: usize = 8;
@@ -58,12 +61,25 @@ impl Actor {
                         )),
                     };
                     let write = status::write(&context.client, &context.pods, device, pod, turn);
-                    tokio::time::timeout_at(deadline, Box::pin(write)).await.unwrap_or(late)
+                    tokio::time::timeout_at(deadline, Box::pin(write)).await.unwrap_or((late, None))
                 }
             });
-            ack.pods = stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
-            Done::Status { asked, ack }
+            let results: Vec<_> = stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
+            let (outcomes, waiting): (_, Vec<_>) = results.into_iter().unzip();
+            ack.pods = outcomes;
+            Done::Status { asked, ack, waiting: waiting.into_iter().flatten().collect() }
         });
+    }
+
+    /// Reports that came too soon are written when it is time: at most one for each pod.
+    pub(super) fn write_in_time(&mut self, waiting: Vec<Waiting>) {
+        for Waiting { lane, at } in waiting {
+            let (context, device) = (Arc::clone(&self.context), self.device.clone());
+            self.paced.spawn(async move {
+                tokio::time::sleep_until(at).await;
+                Box::pin(status::write_waiting(&context.client, &context.pods, &device, &lane)).await;
+            });
+        }
     }
 
     pub(super) async fn events(&mut self, asked: Asked, opened: &Opened) {

@@ -32,6 +32,7 @@ use crate::{
     metrics::Metrics,
     ownership::Tenure,
     pods::Pods,
+    status,
 };
 
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -253,6 +254,19 @@ impl Bench {
         (set, key)
     }
 
+    /// A pod that waits, as the API has it.
+    fn place_pod(&self, name: &str) -> PodKey {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "namespace": "web", "name": name, "uid": format!("uid-{name}") },
+            "spec": { "nodeName": "pi-7", "containers": [{ "name": "web" }] },
+            "status": { "phase": "Pending" },
+        }))
+        .unwrap();
+        let uid: fleet_wire::name::PodUid = format!("uid-{name}").parse().unwrap();
+        self.context.pods.put(&self.device, &uid, Arc::new(pod));
+        PodKey { namespace: "web".parse().unwrap(), name: name.parse().unwrap(), uid }
+    }
+
     fn publish_nothing(&self) -> Digest {
         let set = Arc::new(DesiredSet::default());
         let digest = set.digest();
@@ -355,6 +369,63 @@ async fn a_stopped_pod_gets_its_last_status_and_is_deleted_by_uid() {
     assert_eq!(of_pod[1].0, "DELETE");
     assert_eq!(of_pod[1].2["preconditions"]["uid"], "8a0b");
     assert_eq!(of_pod[1].2["gracePeriodSeconds"], 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pace_of_one_pod_delays_no_other_and_its_newest_status_is_written_in_time() {
+    let mut bench = Bench::new();
+    let [busy, other] = ["busy", "other"].map(|name| bench.place_pod(name));
+    let empty = bench.publish_nothing();
+    bench.hello(None, empty).await;
+    let report = |key: &PodKey, revision, message: &str| PodReport {
+        key: key.clone(),
+        revision,
+        status: PodStatus {
+            // What the API has, so that nothing is urgent.
+            phase: Some("Pending".to_owned()),
+            message: Some(message.to_owned()),
+            ..PodStatus::default()
+        },
+        stopped: false,
+    };
+    let patches = |bench: &Bench, name: &str| {
+        let seen = bench.api.lock().unwrap().clone();
+        let path = format!("/api/v1/namespaces/web/pods/{name}/status");
+        let of_pod = seen.into_iter().filter(|(_, of, _)| *of == path);
+        of_pod.map(|(_, _, body)| body["status"]["message"].clone()).collect::<Vec<_>>()
+    };
+
+    let began = Instant::now();
+    for (reports, expected) in [
+        (vec![report(&busy, 1, "one")], vec!["taken"]),
+        (vec![report(&busy, 2, "two"), report(&other, 3, "one")], vec!["later", "taken"]),
+        (vec![report(&busy, 4, "three")], vec!["later"]),
+    ] {
+        let report = StatusReport { node: None, pods: reports };
+        let ack = bench.request::<StatusAck>(UpVerb::Status, &report).await.into_result().unwrap();
+        let mut outcomes: Vec<_> =
+            ack.pods.iter().map(|pod| (pod.uid.clone(), outcome(&pod.outcome))).collect();
+        outcomes.sort();
+        let outcomes: Vec<_> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
+        assert_eq!(outcomes, expected);
+    }
+    assert!(began.elapsed() < Duration::from_millis(100), "an answer waited: {:?}", began.elapsed());
+    assert_eq!(patches(&bench, "busy"), ["one"]);
+
+    tokio::time::sleep(status::PACE * 2).await;
+    assert_eq!(patches(&bench, "busy"), ["one", "three"], "the newest, once");
+    let again = StatusReport { node: None, pods: vec![report(&busy, 4, "three")] };
+    let ack = bench.request::<StatusAck>(UpVerb::Status, &again).await.into_result().unwrap();
+    assert_eq!(ack.pods[0].outcome, Outcome::Taken);
+    assert_eq!(patches(&bench, "busy").len(), 2, "what the API server has is not written again");
+}
+
+fn outcome(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Taken => "taken",
+        Outcome::Later(_) => "later",
+        _ => "another",
+    }
 }
 
 #[tokio::test(start_paused = true)]
