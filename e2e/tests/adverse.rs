@@ -1,14 +1,17 @@
 //! Devices in a bad state: a full disk, a wrong clock, a flood of garbage in their name. Each is seen, the device
 //! goes on with what it can do, and the other devices notice nothing.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::device::Device;
 use e2e::fleet::{Fleet, FleetOptions};
 use e2e::scenarios;
 use e2e::wait::{Look, stays, until};
-use e2e::workload::{PATIENCE, Scene, condition, pod, shell};
+use e2e::workload::{PATIENCE, Scene, condition, daemon_set, pod, shell};
 use fleet_wire::name::DeviceName;
 use fleet_wire::subject::{Subject, UpVerb};
 use futures::StreamExt as _;
@@ -233,8 +236,8 @@ async fn wrong_clock(scene: &Scene<'_>, device: &Device, name: &str, seconds: i6
     Ok(())
 }
 
-/// How many messages, as fast as one client can send them.
-const FLOOD: usize = 20_000;
+/// How long the flood goes on at least: longer than Kubernetes waits for a Lease before it gives a Node up.
+const FLOOD: Duration = Duration::from_secs(60);
 
 async fn devices_do_not_make_each_others_sessions_suffer(fleet: &Fleet) -> Result<()> {
     let scene = Scene::open(fleet, "flood").await?;
@@ -253,18 +256,21 @@ async fn devices_do_not_make_each_others_sessions_suffer(fleet: &Fleet) -> Resul
 
     let seed = std::fs::read_to_string(alpha.data().join("keys/identity.nk"))?;
     let flooder = fleet.nats.connect(seed.trim()).await?;
+    let sent = AtomicU64::new(0);
+    // Without a pause, until the others are done.
     let flood = async {
-        for message in garbage.iter().cycle().take(FLOOD) {
+        for message in garbage.iter().cycle() {
             flooder.publish(subject.clone(), message.clone().into()).await?;
+            sent.fetch_add(1, Ordering::Relaxed);
         }
-        flooder.flush().await?;
         anyhow::Ok(())
     };
-    let start = async {
-        scene.apply(&sleeper("unimpressed", "beta")).await?;
-        scene.ready("unimpressed").await
-    };
-    tokio::try_join!(flood, start)?;
+    tokio::select! {
+        end = flood => return end.context("the flood ended"),
+        result = beside_a_flood(fleet, &scene) => result?,
+    }
+    let sent = sent.into_inner();
+    ensure!(sent > 100_000, "{sent} messages are no flood");
     ensure!(agent_status(beta).await?["session"]["since"] == since, "the other device lost its session");
 
     // Nor is the flooder itself shut out for longer than it floods.
@@ -275,4 +281,25 @@ async fn devices_do_not_make_each_others_sessions_suffer(fleet: &Fleet) -> Resul
     }
     ensure!(fleet.vk()?.process.is_running(), "vk-nats ended:\n{}", fleet.vk()?.process.log_tail(20));
     scene.close().await
+}
+
+/// What the other device does all the while: pods, a rollout, heartbeats.
+async fn beside_a_flood(fleet: &Fleet, scene: &Scene<'_>) -> Result<()> {
+    let began = Instant::now();
+    scene.apply(&sleeper("unimpressed", "beta")).await?;
+    scene.ready("unimpressed").await?;
+    for word in ["one", "two"] {
+        let spec = json!({
+            "containers": [shell("c", &format!("echo {word}; exec sleep 100000"))],
+            "nodeSelector": { "kubernetes.io/hostname": "beta" },
+        });
+        scene.apply(&daemon_set("web", &spec)).await?;
+        scene.kubectl("rollout status daemonset/web --timeout 120s").await?;
+    }
+    stays("Ready=True", FLOOD.saturating_sub(began.elapsed()), async || {
+        let node = fleet.kubectl.json("get node beta").await?;
+        let ready = condition(&node, "Ready") == Some("True");
+        Ok(if ready { Look::Done(()) } else { Look::not_yet(&node["status"]["conditions"]) })
+    })
+    .await
 }
