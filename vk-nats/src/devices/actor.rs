@@ -213,9 +213,9 @@ impl Actor {
                 () = &mut stop => break Ok(()),
                 input = self.inbox.recv() => match input.map(|input| *input) {
                     None | Some(Input::End) => break Ok(()),
-                    Some(Input::Ask(question)) => self.ask(question).await,
+                    Some(Input::Ask(question)) => Box::pin(self.ask(question)).await,
                     Some(Input::Frame { stream, number, frame }) => {
-                        self.send_frame(&stream, number, &frame).await;
+                        Box::pin(self.send_frame(&stream, number, &frame)).await;
                     }
                 },
                 message = self.up.next() => match message {
@@ -231,7 +231,7 @@ impl Actor {
                 Ok(()) = self.node.changed() => self.node_changed(),
                 Some(done) = self.work.join_next(), if !self.work.is_empty() => {
                     if let Ok(done) = done {
-                        self.done(done).await;
+                        Box::pin(self.done(done)).await;
                     }
                 }
                 Some(_) = self.paced.join_next(), if !self.paced.is_empty() => {}
@@ -248,7 +248,8 @@ impl Actor {
     /// this actor always something to do.
     async fn arrived(&mut self, message: Result<Inbound, SubjectError>) {
         match message {
-            Ok(message) => self.message(message).await,
+            // In a box, while it is worked on: within this future it would be kept for every silent device, too.
+            Ok(message) => Box::pin(self.message(message)).await,
             Err(error) => self.complain("unknown", "Subject", &error),
         }
         tokio::task::yield_now().await;
