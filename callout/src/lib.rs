@@ -1,1 +1,3 @@
 //! Who may connect to NATS, and how a device becomes a member of the fleet.
+
+pub mod oidc;
