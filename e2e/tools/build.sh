@@ -2,14 +2,15 @@
 # Builds the real servers that the scenarios and the demo run, from the versions
 # pinned in the go.mod and go.sum of the folders beside this file.
 #
-#   build.sh [MODULE...]      build what is not built yet (default: kubernetes nats)
+#   build.sh [MODULE...]      build what is not built yet (default: kubernetes nats oidc)
 #   build.sh where [MODULE...]  print "<tool> <path>" lines, build nothing
 #
 # Modules: kubernetes (etcd, kube-apiserver, kube-controller-manager,
-# kube-scheduler, kubectl), nats (nats-server), kwok (only for the benchmark).
+# kube-scheduler, kubectl), nats (nats-server), oidc (oidc-provider: the sources are
+# ours), kwok (only for the benchmark).
 #
 # Each module's binaries lie in a folder named by the hash of its go.mod, its
-# go.sum, the flags below and the Go version: another pin is another folder, so a
+# go.sum, its sources if it has any, the flags below and the Go version: another pin is another folder, so a
 # warm call has nothing to compare but file names, and two checkouts with
 # different pins do not overwrite each other.
 set -euo pipefail
@@ -34,8 +35,9 @@ packages() {
             echo kubectl=k8s.io/kubernetes/cmd/kubectl
             ;;
         nats) echo nats-server=github.com/nats-io/nats-server/v2 ;;
+        oidc) echo oidc-provider=harmony-fleet/e2e/tools/oidc ;;
         kwok) echo kwok=sigs.k8s.io/kwok/cmd/kwok ;;
-        *) die "no module '$1' (there are: kubernetes, nats, kwok)" ;;
+        *) die "no module '$1' (there are: kubernetes, nats, oidc, kwok)" ;;
     esac
 }
 
@@ -58,7 +60,8 @@ version_flags() {
 folder() {
     local hash
     hash=$({
-        cat "$here/$1/go.mod" "$here/$1/go.sum"
+        find "$here/$1" -maxdepth 1 \( -name go.mod -o -name go.sum -o -name '*.go' \) -print0 |
+            sort -z | xargs -0 cat
         packages "$1"
         version_flags "$1"
         echo "$go_version"
@@ -144,7 +147,7 @@ if [[ ${1:-} == where ]]; then
     shift
 fi
 modules=("$@")
-((${#modules[@]})) || modules=(kubernetes nats)
+((${#modules[@]})) || modules=(kubernetes nats oidc)
 for module in "${modules[@]}"; do
     packages "$module" >/dev/null
     "$action" "$module"
