@@ -1,1 +1,3 @@
 //! What operators do with a fleet, from the command line.
+
+pub mod login;

@@ -28,6 +28,7 @@ pub mod device;
 pub mod disk;
 pub mod egress_proxy;
 pub mod fleet;
+pub mod identity_provider;
 pub mod image;
 pub mod keys;
 pub mod kubectl;

@@ -7,6 +7,7 @@
 //	public  discovery, keys, token endpoint (JWT profile, client credentials,
 //	        device flow, refresh), and /device, where a login is approved
 //	admin   POST /accounts            adds or changes an account (JSON, see account)
+//	        POST /keys?account=ID     a new key of a machine: answers the JSON key file
 //	        POST /rotate              a new signing key; ?algorithm=ES256, ?forget=true
 //	                                  drops the old ones from the key set at once
 //	        POST /hang?keys=true      the key set does not answer; =false ends it
@@ -102,6 +103,7 @@ func run() error {
 	public.HandleFunc("POST /device", store.decide)
 	control := http.NewServeMux()
 	control.HandleFunc("POST /accounts", store.putAccount)
+	control.HandleFunc("POST /keys", store.registerKey)
 	control.HandleFunc("POST /rotate", store.rotateKeys)
 	control.HandleFunc("POST /hang", toggle(&mood.keysHang, "keys"))
 	control.HandleFunc("POST /away", toggle(&mood.away, "on"))

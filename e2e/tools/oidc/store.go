@@ -107,6 +107,40 @@ func (s *store) putAccount(w http.ResponseWriter, r *http.Request) {
 	answer(w, err)
 }
 
+// registerKey makes a key for a machine, keeps the public half and gives the file with the private one.
+func (s *store) registerKey(w http.ResponseWriter, r *http.Request) {
+	one, err := s.account(r.FormValue("account"))
+	if err != nil {
+		answer(w, err)
+		return
+	}
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		answer(w, err)
+		return
+	}
+	public, err := x509.MarshalPKIXPublicKey(private.Public())
+	if err != nil {
+		answer(w, err)
+		return
+	}
+	id, keys := rand.Text(), map[string]string{}
+	for known, key := range one.Keys {
+		keys[known] = key
+	}
+	keys[id] = string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}))
+	one.Keys = keys
+	if err := s.put(one); err != nil {
+		answer(w, err)
+		return
+	}
+	block := &pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(private)}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(map[string]string{
+		"type": "serviceaccount", "keyId": id, "userId": one.ID, "key": string(pem.EncodeToMemory(block)),
+	})
+}
+
 func (s *store) account(id string) (account, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
