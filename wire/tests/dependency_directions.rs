@@ -79,6 +79,12 @@ fn the_device_has_no_client_of_kubernetes() {
     assert_free_of("device-kubelet", &["kube", "kube-client", "kube-runtime", "vk-nats"]);
 }
 
+/// Whoever verifies tokens needs it; the agent only fetches them, and is to stay small.
+#[test]
+fn the_device_does_not_verify_tokens() {
+    assert_free_of("device-kubelet", &["openidconnect", "oauth2", "rsa"]);
+}
+
 #[test]
 fn the_cluster_side_has_no_client_of_podman() {
     assert_free_of("vk-nats", &["podman-api", "device-kubelet"]);
