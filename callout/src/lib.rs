@@ -1,3 +1,40 @@
 //! Who may connect to NATS, and how a device becomes a member of the fleet.
 
 pub mod oidc;
+//!
+//! ```text
+//! nats-server ─ sealed request ─► service ─► authorize ── claims ─► login ─► decide ─► claims ─► sealed answer
+//!                                                │                    │        ▲
+//!                                 limits, audit, │                    │        └─ registry ◄─ records, Nodes
+//!                                 metrics ◄──────┘                    └─ tokens ─► oidc, TokenReview
+//! ```
+//!
+//! | module | question it answers |
+//! |---|---|
+//! | [`claims`] | what does a server ask, and what does it accept as an answer? |
+//! | [`login`] | what does the client claim to be? |
+//! | [`tokens`] | whom does its bearer token name? |
+//! | [`registry`] | which devices are there? |
+//! | [`decide`] | may it connect, and as whom? |
+//! | [`limits`] | did it try too often? |
+//! | [`authorize`] | all of it, for one request |
+//! | [`service`] | where do requests come from? |
+//! | [`explain`] | what may an identity do? |
+
+pub mod audit;
+pub mod authorize;
+pub mod claims;
+pub mod decide;
+pub mod explain;
+pub mod limits;
+pub mod login;
+pub mod metrics;
+pub mod registry;
+pub mod run;
+pub mod service;
+pub mod settings;
+pub mod tokens;
+
+#[cfg(test)]
+#[path = "tests/fixtures.rs"]
+mod fixtures;
