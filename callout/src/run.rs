@@ -15,10 +15,11 @@ use crate::{
     decide::Policy,
     limits::Limits,
     metrics::Metrics,
+    oidc::{Provider, ProviderError, ProviderSettings},
     registry::{Registry, watch_nodes, watch_records},
     service::{self, ServiceError},
-    settings::Settings,
-    tokens::{KubeReviews, Oidc, ServiceAccounts, Tokens},
+    settings::{Issuing, Settings},
+    tokens::{KubeReviews, Oidc, OidcVerifier, ServiceAccounts, Tokens},
 };
 
 /// How often figures of what is in memory are taken, and spent budgets forgotten.
@@ -36,6 +37,15 @@ pub enum RunError {
     /// The Kubernetes client cannot be made.
     #[error("the Kubernetes client cannot be set up")]
     Client(#[source] kube::Error),
+    /// An identity provider cannot be set up.
+    #[error("setting `{setting}`")]
+    Oidc {
+        /// Which one.
+        setting: &'static str,
+        /// Why.
+        #[source]
+        source: ProviderError,
+    },
     /// NATS cannot be set up.
     #[error(transparent)]
     Nats(#[from] fleet_daemon::nats::NatsError),
@@ -69,12 +79,16 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
     let nodes = watch_nodes(client.clone(), registry.clone(), health.check("nodes"));
     tasks.spawn("nodes", until(shutdown.clone(), Box::pin(nodes)));
 
+    let oidc = Oidc {
+        device: provider("oidc-device-issuer", settings.oidc_device)?,
+        person: provider("oidc-person-issuer", settings.oidc_person)?,
+    };
     let reviews = KubeReviews::new(client, settings.token_audience);
     let authorizer = Arc::new(Authorizer {
         issuer: settings.issuer,
         curve: settings.curve,
         registry: registry.clone(),
-        tokens: Tokens::new(Oidc::default(), ServiceAccounts::new(reviews)),
+        tokens: Tokens::new(oidc, ServiceAccounts::new(reviews)),
         policy: Policy {
             device_requests: settings.device_requests,
             components: settings.components,
@@ -99,6 +113,17 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
     tasks.spawn("nats-check", follow_nats(nats.clone(), nats_check, shutdown.clone()));
     tasks.spawn("service", serve_when_complete(nats, registry, authorizer, service_check, shutdown));
     Ok(())
+}
+
+/// Asks nobody yet: a provider that is away does not keep devices with registry logins out.
+fn provider(
+    setting: &'static str,
+    issuing: Option<Issuing>,
+) -> Result<Option<Arc<dyn OidcVerifier>>, RunError> {
+    let Some(Issuing { issuer, audience, ca_file, roles_claim }) = issuing else { return Ok(None) };
+    let settings = ProviderSettings { issuer, audience, ca_file, roles_claim };
+    let provider = Provider::new(settings).map_err(|source| RunError::Oidc { setting, source })?;
+    Ok(Some(Arc::new(provider)))
 }
 
 /// Before all devices are known, every one of them would be refused as a stranger: until then the other

@@ -4,7 +4,7 @@
 //! | file | verifies |
 //! |---|---|
 //! | `service_account` | the cluster's tokens, by asking the API server (TokenReview), with a memory |
-//! | `verifier` | what is common: the trait, and the choice |
+//! | `verifier` | chooses: identity providers' tokens go to [`crate::oidc`], others to the API server |
 //!
 //! Issuers are believed only after the verifier that they chose has checked the signature.
 
@@ -13,5 +13,5 @@ mod verifier;
 
 pub use self::{
     service_account::{KubeReviews, ReviewError, ServiceAccounts, TokenReviews},
-    verifier::{Oidc, OidcVerifier, Tokens, VerifiedToken, VerifyError},
+    verifier::{Oidc, OidcVerifier, Tokens},
 };

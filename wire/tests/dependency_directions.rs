@@ -12,7 +12,7 @@ use std::{
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
-const RUNTIME: &[&str] = &["fleet-wire", "fleet-daemon", "vk-nats", "device-kubelet"];
+const RUNTIME: &[&str] = &["fleet-wire", "fleet-daemon", "vk-nats", "device-kubelet", "callout"];
 
 fn metadata() -> Metadata {
     // What is not built here was not downloaded, either.

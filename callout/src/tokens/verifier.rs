@@ -1,6 +1,6 @@
 //! The choice of the verifier.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures::future::BoxFuture;
@@ -11,38 +11,42 @@ use super::service_account::ServiceAccounts;
 use crate::{
     decide::{Holder, TokenRefusal},
     login::Kind,
+    oidc::{OidcError, Provider, Verified, unverified_issuer},
 };
-
-/// What an identity provider's verified token says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VerifiedToken {
-    /// `sub`
-    pub subject: String,
-    /// Roles of the holder.
-    pub roles: BTreeSet<String>,
-    /// `exp`
-    pub expires: Timestamp,
-}
-
-/// Why an identity provider's token is not believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VerifyError {
-    /// For metrics and audit lines, e.g. `signature`.
-    pub reason: &'static str,
-    /// Whether the provider could not be asked, so that the token itself may be good.
-    pub unavailable: bool,
-}
 
 /// Verifies tokens of one issuer for one audience, within a second.
 pub trait OidcVerifier: Send + Sync {
     /// The issuer and the audience.
     fn issuer(&self) -> &str;
     /// Verifies.
-    fn verify<'a>(
-        &'a self,
-        token: &'a str,
-        now: Timestamp,
-    ) -> BoxFuture<'a, Result<VerifiedToken, VerifyError>>;
+    fn verify<'a>(&'a self, token: &'a str, now: Timestamp) -> BoxFuture<'a, Result<Verified, OidcError>>;
+}
+
+impl OidcVerifier for Provider {
+    fn issuer(&self) -> &str {
+        Provider::issuer(self)
+    }
+
+    fn verify<'a>(&'a self, token: &'a str, now: Timestamp) -> BoxFuture<'a, Result<Verified, OidcError>> {
+        Box::pin(Provider::verify(self, token, now))
+    }
+}
+
+impl From<OidcError> for TokenRefusal {
+    fn from(error: OidcError) -> Self {
+        // Other labels than those of the connection's own signature and key.
+        Self::Refused(match error {
+            OidcError::Unavailable => return Self::Unavailable,
+            OidcError::Signature => "token-signature",
+            OidcError::Expired { .. } => "token-expired",
+            OidcError::NotYetValid { .. } => "token-not-yet-valid",
+            OidcError::Audience => "token-audience",
+            OidcError::Issuer => "token-issuer",
+            OidcError::Algorithm => "token-algorithm",
+            OidcError::UnknownKey => "token-unknown-key",
+            OidcError::Malformed(_) => "token-malformed",
+        })
+    }
 }
 
 /// The identity providers that are set up.
@@ -97,21 +101,15 @@ impl Tokens {
     ) -> Result<Holder, TokenRefusal> {
         let verified = |verifier: Option<Arc<dyn OidcVerifier>>| async move {
             let verifier = verifier.ok_or(TokenRefusal::UnknownIssuer)?;
-            verifier.verify(token, now).await.map_err(|error| {
-                if error.unavailable {
-                    TokenRefusal::Unavailable
-                } else {
-                    TokenRefusal::Refused(error.reason)
-                }
-            })
+            verifier.verify(token, now).await.map_err(TokenRefusal::from)
         };
         match kind {
             Kind::OidcDevice => {
-                let VerifiedToken { subject, expires, .. } = verified(self.oidc.device.clone()).await?;
+                let Verified { subject, expires, .. } = verified(self.oidc.device.clone()).await?;
                 Ok(Holder::Device { subject, expires })
             }
             Kind::OidcPerson => {
-                let VerifiedToken { subject, roles, expires } = verified(self.oidc.person.clone()).await?;
+                let Verified { subject, roles, expires } = verified(self.oidc.person.clone()).await?;
                 Ok(Holder::Person { subject, roles, expires })
             }
             Kind::ServiceAccount => {
@@ -126,21 +124,13 @@ impl Tokens {
 
 #[derive(Deserialize)]
 struct Unverified {
-    iss: Option<String>,
     exp: Option<i64>,
 }
 
-fn unverified(token: &str) -> Option<Unverified> {
-    let payload = token.split('.').nth(1)?;
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
-}
-
-fn unverified_issuer(token: &str) -> Option<String> {
-    unverified(token)?.iss
-}
-
 fn unverified_expiry(token: &str) -> Option<Timestamp> {
-    Timestamp::from_second(unverified(token)?.exp?).ok()
+    let payload = token.split('.').nth(1)?;
+    let claims: Unverified = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
+    Timestamp::from_second(claims.exp?).ok()
 }
 
 #[cfg(test)]
