@@ -216,7 +216,7 @@ where
         self.api.delete(name, &params).await.map(drop).map_err(|error| self.failed("delete", error))
     }
 
-    /// Waits until an object is as it should be. `what` is for people.
+    /// Waits until an object is as it should be, and returns it. `what` is for people.
     ///
     /// # Errors
     /// [`FleetError::Timeout`], or as [`Objects::find`].
@@ -227,11 +227,11 @@ where
         next: String,
         timeout: Duration,
         condition: impl Fn(Option<&K>) -> bool,
-    ) -> Result<(), FleetError> {
+    ) -> Result<Option<K>, FleetError> {
         let waited = await_condition(self.api.clone(), name, |object: Option<&K>| condition(object));
         match tokio::time::timeout(timeout, waited).await {
             Err(_) => Err(FleetError::Timeout { what, seconds: timeout.as_secs(), next }),
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(object)) => Ok(object),
             Ok(Err(error)) => {
                 use kube::runtime::{wait, watcher};
                 let wait::Error::ProbeFailed(error) = error;
@@ -266,14 +266,20 @@ where
     fn refused(&self, verb: &'static str, status: &Status) -> FleetError {
         let message = status.message.clone();
         match status.code {
-            403 if message.starts_with("namespaces ") || !message.contains("cannot ") => {
-                // Admission: a policy, or a namespace that goes away. No role would help.
-                FleetError::refused(
-                    format!("the API server refused to {verb} {}{}: {message}", self.resource, self.place()),
-                    "an admission policy stands against it; the message says which",
-                )
+            403 if message.contains("not permitted to approve") => FleetError::Forbidden {
+                verb: "approve",
+                resource: "signers.certificates.k8s.io",
+                place: " (fleet.harmony.io/device)".to_owned(),
+                message,
+            },
+            403 if message.contains("\" cannot ") => {
+                FleetError::Forbidden { verb, resource: self.resource, place: self.place(), message }
             }
-            403 => FleetError::Forbidden { verb, resource: self.resource, place: self.place(), message },
+            // Admission: a policy, or a namespace that goes away. No role would help.
+            403 | 422 => FleetError::refused(
+                format!("the API server refused to {verb} {}{}: {message}", self.resource, self.place()),
+                "it is no matter of roles: the message says what stands against it",
+            ),
             404 => {
                 let next = match &self.namespace {
                     Some(namespace) => format!("is there a namespace {namespace}? `kubectl get namespaces`"),

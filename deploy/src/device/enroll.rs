@@ -10,7 +10,7 @@ use fleet_wire::{
     keys::SignedKeyStatement,
     name::DeviceName,
 };
-use jiff::Timestamp;
+use jiff::{Timestamp, Unit};
 use zeroize::Zeroizing;
 
 use super::{duration, labels, look::is_device};
@@ -89,7 +89,7 @@ impl Invitation {
             taint: true,
             report_pod_ip: false,
             subject: None,
-            expires: now.checked_add(valid).unwrap_or(now),
+            expires: now.checked_add(valid).and_then(|end| end.round(Unit::Second)).unwrap_or(now),
         }
     }
 }
@@ -253,7 +253,7 @@ pub async fn run(cluster: &Cluster, args: EnrollArgs) -> Result<(), FleetError> 
 }
 
 async fn wished(cluster: &Cluster, args: EnrollArgs) -> Result<(Invitation, Bootstrap), FleetError> {
-    if args.expires.is_zero() || args.expires > LONGEST {
+    if args.expires < Duration::from_secs(1) || args.expires > LONGEST {
         return Err(FleetError::usage(
             "an invitation is valid for at least a second, and at most 30 days",
             "choose another --expires, e.g. 24h",

@@ -12,7 +12,7 @@ use k8s_openapi::api::{
 use kube::api::ListParams;
 
 use super::{
-    request::is_of_a_device,
+    request::{DeviceRequest, is_of_a_device},
     rows::{Device, Sources, devices},
 };
 use crate::{
@@ -120,6 +120,12 @@ async fn wishes(cluster: &Cluster) -> Result<Wishes, FleetError> {
         Vec::new()
     });
     requests.retain(is_of_a_device);
+    for request in &requests {
+        if let Err(error) = DeviceRequest::parse(request) {
+            let name = request.metadata.name.as_deref().unwrap_or_default();
+            hidden.push(format!("request {name}, which nobody should approve: {error}"));
+        }
+    }
     Ok((tokens, requests, hidden))
 }
 

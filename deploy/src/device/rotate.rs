@@ -2,7 +2,7 @@
 //! them.
 
 use clap::Args;
-use fleet_wire::enrollment::{IDENTITY_KEY, ROTATE_KEYS};
+use fleet_wire::enrollment::{FINGERPRINT, IDENTITY_KEY, ROTATE_KEYS};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 
@@ -10,7 +10,7 @@ use super::{Named, Waiting, look, rows::State};
 use crate::{
     cluster::Cluster,
     error::FleetError,
-    output::{note, print},
+    output::{note, plain, print},
 };
 
 /// `fleet device rotate`
@@ -45,7 +45,7 @@ pub async fn run(cluster: &Cluster, args: RotateArgs) -> Result<(), FleetError> 
     if !args.waiting.wait {
         return print(&format!("{name} is asked for new keys\n"));
     }
-    cluster
+    let node = cluster
         .nodes()
         .wait(
             name.as_str(),
@@ -55,8 +55,8 @@ pub async fn run(cluster: &Cluster, args: RotateArgs) -> Result<(), FleetError> 
             |node| node.is_some_and(|node| identity(node) != before.as_deref()),
         )
         .await?;
-    let (device, _) = look::one(cluster, &name).await?;
-    print(&format!("{name} has new keys: {}\n", device.fingerprint.unwrap_or_default()))
+    let fingerprint = node.and_then(|node| node.metadata.annotations?.remove(FINGERPRINT));
+    print(&format!("{name} has new keys: {}\n", fingerprint.as_deref().map(plain).unwrap_or_default()))
 }
 
 fn identity(node: &Node) -> Option<&str> {

@@ -239,7 +239,7 @@ impl Parts<'_> {
             device.created = invitation.created;
             device.labels = invitation.labels.clone();
         }
-        if let Some(request) = self.requests.last() {
+        if let Some(request) = self.deciding() {
             device.created = request.created;
             device.fingerprint = Some(request.fingerprint.clone());
             device.identity_key = Some(request.identity_key.to_string());
@@ -387,11 +387,27 @@ impl Parts<'_> {
         }
     }
 
+    /// The request that says how it stands: one that waits, else one that was approved, else the last.
+    fn deciding(&self) -> Option<&DeviceRequest> {
+        let last = |decision| self.requests.iter().rev().find(|request| request.decision == decision);
+        last(Decision::Pending).or_else(|| last(Decision::Approved)).or(self.requests.last())
+    }
+
     /// Of a device that wants to become one.
     fn wish(&self, name: &str, now: Timestamp) -> Option<(State, String, String)> {
         // Answers to requests before a revocation say nothing about what is wished now.
-        let last = self.requests.last();
-        match last.map(|request| (request, request.decision)) {
+        let deciding = self.deciding();
+        let waiting = self.requests.iter().filter(|request| request.decision == Decision::Pending).count();
+        match deciding.map(|request| (request, request.decision)) {
+            Some((_, Decision::Pending)) if waiting > 1 => {
+                return Some((
+                    State::PendingApproval,
+                    format!("{waiting} devices ask for this name"),
+                    format!(
+                        "compare the fingerprints in `fleet device show {name}`, then approve one request by its name"
+                    ),
+                ));
+            }
             Some((request, Decision::Pending)) => {
                 return Some((
                     State::PendingApproval,
@@ -419,7 +435,7 @@ impl Parts<'_> {
         if self.record.is_some() {
             return None;
         }
-        if let Some((request, Decision::Denied)) = last.map(|request| (request, request.decision)) {
+        if let Some((request, Decision::Denied)) = deciding.map(|request| (request, request.decision)) {
             let reason = format!("its request {} was denied", request.request);
             return Some((State::Denied, reason, invite(name)));
         }

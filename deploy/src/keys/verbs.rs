@@ -200,8 +200,14 @@ pub async fn init(
     let mut made = None;
     let known = snapshot.stored.root().is_some() || snapshot.stored.sequence > 0;
     let desired = snapshot.stored.complete(reach, || {
-        if root_key.exists() || known {
+        if root_key.exists() {
             return root_from(root_key);
+        }
+        if known {
+            return Err(FleetError::not_found(
+                format!("there is no file {}, and something has to be signed", root_key.display()),
+                "this fleet has a root key already: name the file that holds it",
+            ));
         }
         let root = RootKey::generate();
         private_file::create(root_key, &format!("{}\n", root.seed()?.as_str()))?;

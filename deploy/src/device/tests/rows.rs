@@ -179,6 +179,30 @@ fn a_request_is_shown_with_the_fingerprint_that_counts() {
 }
 
 #[test]
+fn of_several_requests_the_one_that_waits_counts_then_the_approved_one() {
+    let named = |name: &str| {
+        let mut request = request_of("pi-1");
+        request.metadata.name = Some(name.to_owned());
+        request
+    };
+    let [first, second] = ["device-pi-1-aaaaaaaa", "device-pi-1-bbbbbbbb"].map(named);
+    let of = |requests: [CertificateSigningRequest; 2]| {
+        only(&Sources { requests: requests.into(), ..Sources::default() })
+    };
+    let both = of([first.clone(), second.clone()]);
+    assert_eq!(both.state, Some(State::PendingApproval));
+    assert!(both.reason.starts_with("2 devices"), "{}", both.reason);
+    let approved = of([decided(first.clone(), "Approved"), decided(second.clone(), "Denied")]);
+    assert_eq!(approved.state, Some(State::Approved));
+    assert_eq!(
+        approved.fingerprint.as_ref(),
+        Some(&first.metadata.annotations.as_ref().unwrap()[FINGERPRINT])
+    );
+    let waiting = of([first, decided(second, "Denied")]);
+    assert_eq!(waiting.state, Some(State::PendingApproval));
+}
+
+#[test]
 fn who_asks_for_a_name_that_is_taken_changes_nothing_but_a_note() {
     let mut sources = member("pi-1", Some("True"));
     let before = only(&sources);
