@@ -12,7 +12,7 @@ use k8s_openapi::api::{
 use kube::api::ListParams;
 
 use super::{
-    request::{DeviceRequest, is_of_a_device},
+    request::{Decision, DeviceRequest, decision, is_of_a_device},
     rows::{Device, Sources, devices},
 };
 use crate::{
@@ -120,7 +120,7 @@ async fn wishes(cluster: &Cluster) -> Result<Wishes, FleetError> {
         Vec::new()
     });
     requests.retain(is_of_a_device);
-    for request in &requests {
+    for request in requests.iter().filter(|request| decision(request) == Decision::Pending) {
         if let Err(error) = DeviceRequest::parse(request) {
             let name = request.metadata.name.as_deref().unwrap_or_default();
             hidden.push(format!("request {name}, which nobody should approve: {error}"));
