@@ -184,7 +184,7 @@ pub async fn read_nats(cluster: &Cluster) -> Result<(NatsAuth, Option<Secret>), 
 /// Writes the static NATS keys, if they differ.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub async fn write_nats(
     cluster: &Cluster,
     keys: &NatsAuth,
