@@ -8,7 +8,7 @@ use crate::{
     cluster::{Cluster, NAMESPACE, RECORDS_NAMESPACE},
     device,
     error::FleetError,
-    keys, output,
+    keys, output, person,
 };
 
 /// Enrolls devices into a fleet, shows them, and throws them out. Uses your kubeconfig and your rights.
@@ -57,6 +57,16 @@ enum Verb {
     /// The fleet's own keys: init, rotate, drop, show; nats-init, nats-rotate.
     #[command(subcommand)]
     Keys(keys::verbs::Verb),
+    /// Logs you in at the fleet's identity provider, by a code that you confirm in a browser anywhere.
+    #[command(
+        after_help = "Examples:\n  fleet login --issuer https://id.example --client-id fleet\n  fleet login"
+    )]
+    Login(person::LoginArgs),
+    /// Forgets your login on this machine.
+    Logout,
+    /// Says as whom you are logged in, and with which roles.
+    #[command(after_help = "Examples:\n  fleet whoami\n  fleet whoami -o json")]
+    Whoami(person::WhoamiArgs),
     /// Prints a completion script for a shell.
     #[command(after_help = "Examples:\n  source <(fleet completion bash)\n  fleet completion zsh > \
                             ~/.zfunc/_fleet\n  fleet completion fish > ~/.config/fish/completions/fleet.fish")]
@@ -103,6 +113,9 @@ impl Command {
         match verb {
             Verb::Device(verb) => device::run(&cluster.await?, verb).await,
             Verb::Keys(verb) => keys::verbs::run(&cluster.await?, verb).await,
+            Verb::Login(args) => person::login(args).await,
+            Verb::Logout => person::logout(),
+            Verb::Whoami(args) => person::whoami(args).await,
             Verb::Version => output::print(&format!("fleet {}\n", env!("CARGO_PKG_VERSION"))),
             Verb::Completion { shell } => completion(shell),
         }

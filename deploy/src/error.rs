@@ -10,6 +10,8 @@ use fleet_wire::{
     name::NameError,
 };
 
+use crate::login::LoginError;
+
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
@@ -113,6 +115,9 @@ pub enum FleetError {
         /// Where to look.
         next: String,
     },
+    /// Nobody could be logged in.
+    #[error(transparent)]
+    Login(LoginError),
     /// Something could not be turned into text.
     #[error("could not render the output: {0}")]
     Render(String),
@@ -172,7 +177,7 @@ impl FleetError {
             Self::Kubeconfig(_) => {
                 Some("name one with --kubeconfig FILE or KUBECONFIG, and --context NAME".to_owned())
             }
-            Self::File { .. } | Self::Output(_) | Self::Render(_) => None,
+            Self::File { .. } | Self::Output(_) | Self::Render(_) | Self::Login(_) => None,
             Self::Key(_) => Some("check that the file belongs to this fleet: `fleet keys show`".to_owned()),
             Self::Damaged { .. } => {
                 Some("restore the object from a backup, or delete it and do the step again".to_owned())
