@@ -1,6 +1,4 @@
 //! Who may connect to NATS, and how a device becomes a member of the fleet.
-
-pub mod oidc;
 //!
 //! ```text
 //! nats-server ─ sealed request ─► service ─► authorize ── claims ─► login ─► decide ─► claims ─► sealed answer
@@ -13,6 +11,7 @@ pub mod oidc;
 //! |---|---|
 //! | [`claims`] | what does a server ask, and what does it accept as an answer? |
 //! | [`login`] | what does the client claim to be? |
+//! | [`oidc`] | is a token of an identity provider genuine? |
 //! | [`tokens`] | whom does its bearer token name? |
 //! | [`registry`] | which devices are there? |
 //! | [`decide`] | may it connect, and as whom? |
@@ -29,6 +28,7 @@ pub mod explain;
 pub mod limits;
 pub mod login;
 pub mod metrics;
+pub mod oidc;
 pub mod registry;
 pub mod run;
 pub mod service;

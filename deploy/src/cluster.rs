@@ -27,7 +27,7 @@ use crate::error::FleetError;
 /// Where the tokens, keys and `fleet-info` are by default.
 pub const NAMESPACE: &str = "harmony-fleet";
 /// Where the devices' records are by default.
-pub const RECORDS_NAMESPACE: &str = "harmony-fleet-devices";
+pub use fleet_wire::enrollment::RECORDS_NAMESPACE;
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// Objects asked for at once: what an API server answers without strain.
 const PAGE: u32 = 500;

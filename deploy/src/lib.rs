@@ -1,9 +1,8 @@
 //! What operators do with a fleet, from the command line.
-
-pub mod login;
 //!
 //! The command talks to the API server, with the user's own kubeconfig and rights, and for a login to the
-//! identity provider: never to NATS, and with no rights of its own. Its decisions are pure functions beside the reads and writes, so that a harness
+//! identity provider: never to NATS, and with no rights of its own. Its decisions are pure functions beside
+//! the reads and writes, so that a harness
 //! can invite devices and make keys through the same code.
 //!
 //! | module | what |
@@ -24,6 +23,7 @@ pub mod device;
 pub mod error;
 pub mod info;
 pub mod keys;
+pub mod login;
 pub mod output;
 pub mod person;
 pub mod private_file;
