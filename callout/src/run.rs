@@ -103,8 +103,8 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
 
     let nats = fleet_daemon::nats::connect(&NatsSettings {
         url: settings.nats_url,
-        ca_file: settings.nats_ca_file,
-        seed: settings.nats_seed,
+        ca: settings.nats_ca_file.map(Into::into),
+        login: fleet_daemon::credential::Login::Credential { key: settings.nats_seed, token: None },
         name: "callout".to_owned(),
         inbox_prefix: None,
         subscription_capacity: service::SUBSCRIPTION_CAPACITY,
