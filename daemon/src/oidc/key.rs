@@ -1,9 +1,6 @@
 //! A machine's registered key, and the assertions that it signs (RFC 7523).
 
-use std::{
-    path::Path,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::path::Path;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
@@ -17,7 +14,7 @@ use zeroize::Zeroizing;
 use super::error::OidcError;
 
 /// How long an assertion is good. It is used at once; the rest is for clocks that differ.
-const ASSERTION_LIFETIME: u64 = 60;
+const ASSERTION_LIFETIME: i64 = 60;
 
 /// What Zitadel writes for the key of a service user. Other fields are of no use here.
 #[derive(Deserialize)]
@@ -53,9 +50,8 @@ impl MachineKey {
         Ok(Self { user_id: parsed.user_id, key_id: parsed.key_id, pair })
     }
 
-    /// A JWT that says "I am this user", for the provider `audience` alone.
-    pub(super) fn assertion(&self, audience: &str) -> Result<Zeroizing<String>, OidcError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    /// A JWT that says "I am this user", for the provider `audience` alone, at `now` (seconds since 1970).
+    pub(super) fn assertion(&self, audience: &str, now: i64) -> Result<Zeroizing<String>, OidcError> {
         let header = serde_json::json!({ "alg": self.pair.algorithm(), "typ": "JWT", "kid": self.key_id });
         let claims = serde_json::json!({
             "iss": self.user_id, "sub": self.user_id, "aud": audience,

@@ -8,6 +8,7 @@
 //! expires and answers within [`FETCH_WITHIN`], whatever the provider does. It never verifies the token (that
 //! is for those who accept it) and never writes a secret into an error, a log or `Debug`.
 
+mod clock;
 mod error;
 pub mod http;
 mod key;
@@ -28,6 +29,7 @@ use serde::{
 use tokio::{sync::Mutex, time::Instant};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use clock::ProviderClock;
 pub use error::OidcError;
 use http::HttpClient;
 use key::MachineKey;
@@ -133,6 +135,7 @@ struct TokenEndpoint {
     url: String,
     /// The provider takes the client's secret in the body only.
     secret_in_body: bool,
+    clock: ProviderClock,
 }
 
 #[derive(Deserialize)]
@@ -232,6 +235,8 @@ impl Inner {
         if !answer.status().is_success() {
             return Err(wrong(format!("HTTP {}", answer.status().as_u16())));
         }
+        let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok());
+        let clock = ProviderClock::learn(date);
         let found: Discovered = parse(answer.body()).map_err(wrong)?;
         // Else one provider could answer for another (OpenID Connect Discovery §4.3).
         if found.issuer != *issuer {
@@ -242,6 +247,7 @@ impl Inner {
         Ok(TokenEndpoint {
             url: found.token_endpoint,
             secret_in_body: has("client_secret_post") && !has("client_secret_basic"),
+            clock,
         })
     }
 
@@ -258,7 +264,7 @@ impl Inner {
                     let reason = "its `userId` is not the setting `client-id`".to_owned();
                     return Err(OidcError::KeyFile { file: file.clone(), reason });
                 }
-                let assertion = key.assertion(&settings.issuer)?;
+                let assertion = key.assertion(&settings.issuer, endpoint.clock.now())?;
                 form.push("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer");
                 form.push("assertion", &assertion);
                 assertion
@@ -318,7 +324,7 @@ fn refused(endpoint: &str, status: u16, body: &[u8], secret: &str) -> OidcError 
         Ok(answer) => {
             let hint = match answer.error.as_str() {
                 "invalid_client" | "unauthorized_client" => "check the client and its secret or key",
-                "invalid_grant" => "check that the key is registered and that the clock is right",
+                "invalid_grant" => "check that the key is registered and has not ended",
                 "invalid_scope" | "invalid_target" => "check the settings `scopes` and `audience`",
                 _ => "the provider's log says more",
             };

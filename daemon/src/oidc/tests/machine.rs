@@ -143,6 +143,19 @@ async fn an_ed25519_key_signs_too() {
 }
 
 #[tokio::test]
+async fn the_assertion_has_the_providers_time_and_not_this_machines() {
+    with_provider(async |provider| {
+        provider.date("Sun, 06 Nov 1994 08:49:37 GMT");
+        let key = key_file(PKCS8);
+        MachineLogin::new(with_key(&provider.url, &key)).unwrap().token().await.unwrap();
+        let jwt = provider.last("/token", |asked| field(&asked.body, "assertion").unwrap());
+        let issued = part(&jwt, 1)["iat"].as_i64().unwrap();
+        assert!((784_111_777..784_111_787).contains(&issued), "{issued}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_client_secret_goes_into_the_header_form_encoded() {
     with_provider(async |provider| {
         let secret = file("s3cr:t/+\n");

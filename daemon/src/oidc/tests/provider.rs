@@ -36,6 +36,7 @@ pub struct Asked {
 pub struct Script {
     answers: Mutex<HashMap<String, Answer>>,
     asked: Mutex<Vec<Asked>>,
+    date: Mutex<Option<String>>,
     arrived: Notify,
 }
 
@@ -95,6 +96,11 @@ impl Provider {
         self.set("/token", Answer::Says(200, answer.to_string()));
     }
 
+    /// What the provider's clock says, in every answer.
+    pub fn date(&self, date: &str) {
+        *self.script.date.lock().unwrap() = Some(date.to_owned());
+    }
+
     /// How often a path was asked.
     pub fn count(&self, path: &str) -> usize {
         self.script.asked.lock().unwrap().iter().filter(|asked| asked.path == path).count()
@@ -123,7 +129,10 @@ async fn answer(
     let answer = script.answers.lock().unwrap().get(&path).cloned();
     script.asked.lock().unwrap().push(Asked { path, headers: head.headers, body });
     script.arrived.notify_one();
-    let response = Response::builder();
+    let mut response = Response::builder();
+    if let Some(date) = script.date.lock().unwrap().clone() {
+        response = response.header("date", date);
+    }
     Ok(match answer {
         Some(Answer::Says(status, text)) => response.status(status).body(Full::from(text)).unwrap(),
         Some(Answer::Redirects(to)) => {
