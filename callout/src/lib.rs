@@ -38,3 +38,5 @@ pub mod tokens;
 #[cfg(test)]
 #[path = "tests/fixtures.rs"]
 mod fixtures;
+
+pub mod enroller;
