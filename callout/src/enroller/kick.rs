@@ -40,6 +40,8 @@ const COMPARE_EVERY: Duration = Duration::from_secs(300);
 const SECOND_LOOK: Duration = Duration::from_secs(2);
 /// Beyond so many devices, all connections are listed at once.
 const SINGLY: usize = 16;
+/// Kicks that wait for their answer at a time.
+const AT_A_TIME: usize = 32;
 /// Connections in one answer of a server.
 const PAGE: usize = 1024;
 
@@ -183,18 +185,17 @@ impl Kicker {
             seen = self.look(None).await;
         } else {
             seen.answered = true;
-            for device in &due {
-                let one = self.look(Some(device)).await;
+            let looks = due.iter().map(|device| self.look(Some(device)));
+            for one in futures::future::join_all(looks).await {
                 seen.answered &= one.answered;
                 seen.connections.extend(one.connections);
             }
         }
         let now = Instant::now();
-        let mut found = Vec::new();
-        for connection in seen.connections.iter().filter(|connection| self.orders.wants(connection, now)) {
-            self.kick(connection).await;
-            found.extend(connection.device.clone());
-        }
+        seen.connections.retain(|connection| self.orders.wants(connection, now));
+        let found: Vec<DeviceName> =
+            seen.connections.iter().filter_map(|connection| connection.device.clone()).collect();
+        self.kick_all(&seen.connections).await;
         self.orders.swept(&due, &found, seen.answered, now);
     }
 
@@ -207,9 +208,8 @@ impl Kicker {
         let suspects: Vec<Connection> = first.connections.iter().filter(stranger).cloned().collect();
         if !suspects.is_empty() {
             tokio::time::sleep(SECOND_LOOK).await;
-            for connection in suspects.iter().filter(stranger) {
-                self.kick(connection).await;
-            }
+            let strangers: Vec<Connection> = suspects.iter().filter(stranger).cloned().collect();
+            self.kick_all(&strangers).await;
         }
         first.answered
     }
@@ -270,6 +270,12 @@ impl Kicker {
             }
         }
         pages
+    }
+
+    async fn kick_all(&self, connections: &[Connection]) {
+        futures::stream::iter(connections)
+            .for_each_concurrent(AT_A_TIME, |connection| self.kick(connection))
+            .await;
     }
 
     async fn kick(&self, connection: &Connection) {
