@@ -113,17 +113,17 @@ impl Registrar {
         (namespace, records_namespace): (&str, &str),
         retention: Duration,
         view: View,
-        kicks: mpsc::UnboundedSender<Kick>,
+        (kicks, teller): (mpsc::UnboundedSender<Kick>, Teller),
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             records: Api::namespaced(client.clone(), records_namespace),
             tokens: Api::namespaced(client.clone(), namespace),
-            nodes: Api::all(client.clone()),
+            nodes: Api::all(client),
             records_namespace: records_namespace.to_owned(),
             retention,
             view,
-            teller: Teller::new(client),
+            teller,
             kicks,
             metrics,
         }
@@ -230,7 +230,7 @@ impl Registrar {
             "The device has new keys, {}",
             fingerprint(&next.enrollment.identity_key, &next.enrollment.curve_key)
         );
-        self.teller.tell(device, &next.node_uid, "KeysRotated", note).await;
+        self.teller.tell(device, &next.node_uid, "KeysRotated", note);
         self.converge(device).await.map(drop)
     }
 
@@ -340,9 +340,12 @@ impl Registrar {
         let Enrollment { device, identity_key, curve_key, .. } = &record.enrollment;
         let fingerprint = fingerprint(identity_key, curve_key);
         tracing::info!(target: "audit", event = "enrolled", %device, node_uid = uid, %identity_key, fingerprint, "device enrolled");
-        self.teller
-            .tell(device, uid, "Enrolled", format!("The device is enrolled with the keys {fingerprint}"))
-            .await;
+        self.teller.tell(
+            device,
+            uid,
+            "Enrolled",
+            format!("The device is enrolled with the keys {fingerprint}"),
+        );
         Ok(())
     }
 
@@ -372,7 +375,7 @@ impl Registrar {
         let note = format!(
             "The Node was deleted, so the device is no member any more; `fleet device undelete {device}` takes it back within {hours} h"
         );
-        self.teller.tell(device, &record.node_uid, "Revoked", note).await;
+        self.teller.tell(device, &record.node_uid, "Revoked", note);
         Ok(())
     }
 
@@ -383,9 +386,7 @@ impl Registrar {
         self.replace(secret, &record).await?;
         let Enrollment { device, identity_key, .. } = &record.enrollment;
         tracing::info!(target: "audit", event = "undeleted", %device, %identity_key, "the revocation was taken back");
-        self.teller
-            .tell(device, "", "Undeleted", "The revocation of the device was taken back".to_owned())
-            .await;
+        self.teller.tell(device, "", "Undeleted", "The revocation of the device was taken back".to_owned());
         Ok(())
     }
 

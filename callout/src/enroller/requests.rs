@@ -113,6 +113,10 @@ fn admit(
 ) -> Result<Asked, (&'static str, &'static str)> {
     let door = Door::parse(&message.subject).map_err(|_| ("none", "NoDoor"))?;
     let label = kind(&door);
+    // First of all, and the door before the sum: who floods one must not fill the log, nor crowd others out.
+    if doors.check_key(&door).is_err() || all.check().is_err() {
+        return Err((label, "TooOften"));
+    }
     let reply = message.reply.ok_or((label, "NoReply"))?;
     if !door.is_own_inbox(&reply) {
         tracing::warn!(target: "audit", event = "refused", %door, reason = "ForeignInbox", "a request asks for an answer into somebody else's inbox");
@@ -120,9 +124,6 @@ fn admit(
     }
     if message.payload.len() > MAX_ENROLL_MESSAGE {
         return Err((label, "TooLarge"));
-    }
-    if doors.check_key(&door).is_err() || all.check().is_err() {
-        return Err((label, "TooOften"));
     }
     Ok(Asked { door, reply, payload: message.payload })
 }
@@ -200,7 +201,7 @@ impl Desk {
             Ok(Decision::Rotated) => (Outcome::Enrolled, "Rotated", String::new()),
             Ok(Decision::Pending(what)) => (Outcome::Pending(what), "Pending", String::new()),
             Err(denial) => {
-                self.tell(&statement, &denial).await;
+                self.tell(&statement, &denial);
                 (Outcome::Refused(denial.refusal()), denial.label(), denial.to_string())
             }
         };
@@ -222,7 +223,7 @@ impl Desk {
     }
 
     /// Who looks at the Node of that name should see that somebody wanted to be it.
-    async fn tell(&self, statement: &EnrollStatement, denial: &Denial) {
+    fn tell(&self, statement: &EnrollStatement, denial: &Denial) {
         let view = &self.registrar.view;
         // Whoever lacks the secret may name any device: that must not fill a Node's Events.
         let believed = !matches!(
@@ -234,7 +235,7 @@ impl Desk {
                 "A request to enroll with the identity key {} was refused: {denial}",
                 statement.identity_key
             );
-            self.registrar.teller.warn(&statement.device, &node.uid, "EnrollmentRefused", note).await;
+            self.registrar.teller.warn(&statement.device, &node.uid, "EnrollmentRefused", note);
         }
     }
 
@@ -450,3 +451,7 @@ impl StatementFile {
         self.last.clone()
     }
 }
+
+#[cfg(test)]
+#[path = "tests/requests.rs"]
+mod tests;

@@ -27,6 +27,7 @@ use super::{
     registrar::{Failure, Registrar, ask},
     requests::{self, Desk},
     settings::Settings,
+    telling::teller,
     view::View,
     watches,
 };
@@ -104,13 +105,15 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
 
     let view = View::default();
     let (kicks, kicked) = mpsc::unbounded_channel();
+    let (teller, scribe) = teller();
+    tasks.spawn("events", until(shutdown.clone(), scribe.run(client.clone())));
     let namespaces = (settings.namespace.as_str(), settings.records_namespace.as_str());
     let registrar = Registrar::new(
         client.clone(),
         namespaces,
         settings.retention,
         view.clone(),
-        kicks,
+        (kicks, teller),
         Arc::clone(&metrics),
     );
     let (changed, changes) = mpsc::unbounded_channel();

@@ -7,39 +7,40 @@ use std::time::Duration;
 use fleet_wire::name::DeviceName;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use tokio::sync::mpsc;
 
-/// An Event is a courtesy: work does not wait longer for it.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the API server may take for an Event.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Events that may wait to be written. They are a courtesy: one more is dropped, and no work waits for them.
+const QUEUE: usize = 4096;
 const ACTION: &str = "Enrollment";
 
-/// Writes Events of Nodes. `Debug` shows nothing of the client.
-#[derive(Clone)]
-pub struct Teller(Recorder);
+/// Has Events of Nodes written. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Teller(mpsc::Sender<(Event, ObjectReference)>);
 
-impl std::fmt::Debug for Teller {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Teller")
-    }
+/// Writes them, one after the other.
+#[derive(Debug)]
+pub struct Scribe(mpsc::Receiver<(Event, ObjectReference)>);
+
+/// Both ends of the queue.
+pub fn teller() -> (Teller, Scribe) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    (Teller(sender), Scribe(receiver))
 }
 
 impl Teller {
-    /// With the process's client.
-    pub fn new(client: kube::Client) -> Self {
-        let reporter = Reporter { controller: "fleet.harmony.io/enroller".to_owned(), instance: None };
-        Self(Recorder::new(client, reporter))
-    }
-
     /// Something good happened to a device.
-    pub async fn tell(&self, device: &DeviceName, node_uid: &str, reason: &str, note: String) {
-        self.publish(EventType::Normal, device, node_uid, reason, note).await;
+    pub fn tell(&self, device: &DeviceName, node_uid: &str, reason: &str, note: String) {
+        self.publish(EventType::Normal, device, node_uid, reason, note);
     }
 
     /// Something that an operator should look at.
-    pub async fn warn(&self, device: &DeviceName, node_uid: &str, reason: &str, note: String) {
-        self.publish(EventType::Warning, device, node_uid, reason, note).await;
+    pub fn warn(&self, device: &DeviceName, node_uid: &str, reason: &str, note: String) {
+        self.publish(EventType::Warning, device, node_uid, reason, note);
     }
 
-    async fn publish(&self, type_: EventType, device: &DeviceName, uid: &str, reason: &str, note: String) {
+    fn publish(&self, type_: EventType, device: &DeviceName, uid: &str, reason: &str, note: String) {
         let node = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Node".to_owned()),
@@ -55,11 +56,25 @@ impl Teller {
             action: ACTION.to_owned(),
             secondary: None,
         };
-        match tokio::time::timeout(PATIENCE, self.0.publish(&event, &node)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%device, reason, %error, "the Event is not written"),
-            Err(_) => {
-                tracing::warn!(%device, reason, "the Event is not written: the API server did not answer")
+        if self.0.try_send((event, node)).is_err() {
+            tracing::warn!(%device, reason, "the Event is dropped: too many wait");
+        }
+    }
+}
+
+impl Scribe {
+    /// Writes Events until the last teller is gone.
+    pub async fn run(mut self, client: kube::Client) {
+        let reporter = Reporter { controller: "fleet.harmony.io/enroller".to_owned(), instance: None };
+        let recorder = Recorder::new(client, reporter);
+        while let Some((event, node)) = self.0.recv().await {
+            let (device, reason) = (node.name.as_deref().unwrap_or_default(), &event.reason);
+            match tokio::time::timeout(PATIENCE, recorder.publish(&event, &node)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(device, reason, %error, "the Event is not written"),
+                Err(_) => {
+                    tracing::warn!(device, reason, "the Event is not written: the API server did not answer");
+                }
             }
         }
     }
