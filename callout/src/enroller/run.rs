@@ -195,20 +195,26 @@ async fn keep(registrar: Registrar, metrics: Arc<Metrics>, mut changes: mpsc::Un
     let mut again = tokio::time::interval(AGAIN);
     let mut failed: Vec<DeviceName> = Vec::new();
     loop {
-        let mut devices = tokio::select! {
+        let (mut devices, thorough) = tokio::select! {
             device = changes.recv() => match device {
-                Some(device) => vec![device],
+                Some(device) => (vec![device], false),
                 None => return,
             },
-            _ = all.tick() => view.devices(),
-            _ = again.tick(), if !failed.is_empty() => std::mem::take(&mut failed),
+            _ = all.tick() => (view.devices(), true),
+            _ = again.tick(), if !failed.is_empty() => (std::mem::take(&mut failed), true),
         };
         while let Ok(device) = changes.try_recv() {
             devices.push(device);
         }
         devices.sort_unstable();
         devices.dedup();
-        devices.retain(|device| !matches!(registrar.outlook(device), Step::Settled | Step::Blocked));
+        devices.retain(|device| match registrar.outlook(device) {
+            Step::Settled | Step::Blocked => false,
+            // A claim is being finished by who made it; both at once only get into each other's way. What a
+            // crash left is found at the start, or with the next look at all.
+            Step::CreateNode | Step::Adopt(_) => thorough,
+            _ => true,
+        });
         let registrar = &registrar;
         let done = futures::stream::iter(devices).map(async |device| {
             let result = registrar.converge(&device).await;
