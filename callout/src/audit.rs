@@ -27,7 +27,7 @@ impl Line<'_> {
     /// Writes it.
     pub fn write(&self, request: &Asked) {
         let claimed: String = self.claimed.chars().take(CLAIMED).collect();
-        let Asked { id, server, server_name, user_nkey, host, client_id } = request;
+        let Asked { server, server_name, user_nkey, host, client_id } = request;
         match self.decision {
             Decision::Admit(admission) => tracing::info!(
                 target: "audit",
@@ -41,8 +41,7 @@ impl Line<'_> {
                 client_id,
                 server,
                 server_name,
-                user_nkey,
-                request = id,
+                request = user_nkey,
                 "authorization"
             ),
             Decision::Refuse(refusal) => tracing::info!(
@@ -57,8 +56,7 @@ impl Line<'_> {
                 client_id,
                 server,
                 server_name,
-                user_nkey,
-                request = id,
+                request = user_nkey,
                 "authorization"
             ),
         }
@@ -68,13 +66,11 @@ impl Line<'_> {
 /// Which request it was about.
 #[derive(Debug, Clone)]
 pub struct Asked {
-    /// `jti`
-    pub id: String,
     /// The server's id.
     pub server: String,
     /// The server's name.
     pub server_name: String,
-    /// The user's key at the server.
+    /// The user's key at the server: one for each request.
     pub user_nkey: String,
     /// The client's address.
     pub host: String,
@@ -85,7 +81,6 @@ pub struct Asked {
 impl From<&AuthorizationRequest> for Asked {
     fn from(request: &AuthorizationRequest) -> Self {
         Self {
-            id: request.id.clone(),
             server: request.server.id.clone(),
             server_name: request.server.name.clone(),
             user_nkey: request.user_nkey.to_string(),

@@ -36,11 +36,10 @@ pub enum RequestError {
 /// A request whose signature was checked.
 #[derive(Debug)]
 pub struct AuthorizationRequest {
-    /// `jti`: names this request in audit lines.
-    pub id: String,
     /// `sub`: the account key that the server expects as issuer of the answer.
     pub issuer: String,
-    /// Key that the answer must be made for: fresh for each request, so no answer fits another.
+    /// Key that the answer must be made for: fresh for each request, so no answer fits another, and the name
+    /// of the request in audit lines. (`jti` is a hash of the other claims, the same for all in one second.)
     pub user_nkey: IdentityKey,
     /// Who asks.
     pub server: Server,
@@ -151,8 +150,6 @@ impl fmt::Debug for ConnectOptions {
 struct Claims {
     #[serde(default)]
     aud: String,
-    #[serde(default)]
-    jti: String,
     iss: String,
     sub: String,
     nats: Nats,
@@ -211,7 +208,6 @@ impl AuthorizationRequest {
             xkey => Some(xkey.parse().map_err(|_| RequestError::Key("server_id.xkey"))?),
         };
         Ok(Self {
-            id: claims.jti,
             issuer: claims.sub,
             user_nkey,
             server: Server { id: nats.server_id.id, name: nats.server_id.name, xkey },
