@@ -144,6 +144,23 @@ fn our_answers_are_those_of_the_official_library() {
     assert_eq!(timeless(&denied), timeless(&vectors.denied));
 }
 
+/// For `callout/tests/vectors`: `cargo test -p callout --lib an_answer -- --ignored --nocapture | grep response
+/// | go run . check` shows what the official library thinks of ours.
+#[test]
+#[ignore = "its output is for the checker that the Go library is in"]
+fn an_answer_for_the_official_library() {
+    let vectors = vectors();
+    let issuer = Issuer::new(&vectors.seeds.issuer, "FLEET").unwrap();
+    let user = public(&vectors.seeds.user).parse().unwrap();
+    let (now, expires) = (Timestamp::now(), Timestamp::from_second(4_102_444_800).unwrap());
+    let grant = Grant::of(&Identity::Device("pi-7".parse().unwrap()));
+    let answer = issuer.admit(&public(&vectors.seeds.server), &user, &grant, now, expires).unwrap();
+    let curve = XKey::from_seed(&vectors.seeds.callout_xkey).unwrap();
+    let server = XKey::from_seed(&vectors.seeds.server_xkey).unwrap();
+    let sealed = STANDARD.encode(curve.seal(answer.as_bytes(), &server).unwrap());
+    println!("\n{}", json!({ "response": sealed }));
+}
+
 #[test]
 fn who_may_publish_nothing_is_denied_everything() {
     let key = public(&vectors().seeds.device).parse().unwrap();

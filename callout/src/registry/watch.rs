@@ -28,11 +28,12 @@ pub async fn watch_records(client: kube::Client, namespace: &str, registry: Regi
                 records.take(event);
                 interruption.over();
                 if done {
+                    interruption.listed = true;
                     records.registry.records_listed();
                     check.ready();
                 }
             }
-            Err(error) => interruption.tell(&error),
+            Err(error) => interruption.tell(&error, &check),
         }
     }
 }
@@ -51,29 +52,33 @@ pub async fn watch_nodes(client: kube::Client, registry: Registry, check: CheckH
                 nodes.take(event);
                 interruption.over();
                 if done {
+                    interruption.listed = true;
                     nodes.registry.nodes_listed();
                     check.ready();
                 }
             }
-            Err(error) => interruption.tell(&error),
+            Err(error) => interruption.tell(&error, &check),
         }
     }
 }
 
-/// One line for an interruption, not for each attempt; readiness is not touched, since devices are
-/// admitted from memory.
+/// One line for an interruption, not for each attempt. Once all was seen readiness is not touched, since
+/// devices are admitted from memory.
 struct Interruption {
     what: &'static str,
     told: bool,
+    listed: bool,
 }
 
 impl Interruption {
     fn new(what: &'static str) -> Self {
-        Self { what, told: false }
+        Self { what, told: false, listed: false }
     }
 
-    fn tell(&mut self, error: &watcher::Error) {
-        if !std::mem::replace(&mut self.told, true) {
+    fn tell(&mut self, error: &watcher::Error, check: &CheckHandle) {
+        if !self.listed {
+            check.not_ready(format!("{} cannot be listed: {error}", self.what));
+        } else if !std::mem::replace(&mut self.told, true) {
             tracing::warn!(what = self.what, %error, "the watch is interrupted; going on from memory");
         }
     }

@@ -78,6 +78,26 @@ async fn the_kind_fixes_what_the_holder_is() {
 }
 
 #[tokio::test]
+async fn tokens_take_no_more_than_their_part_of_the_process() {
+    /// An API server that never answers.
+    struct Hanging;
+    impl TokenReviews for Hanging {
+        fn review<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<String>, ReviewError>> {
+            Box::pin(std::future::pending())
+        }
+    }
+    let tokens = Tokens::new(Oidc::default(), ServiceAccounts::new(Hanging));
+    let ask = || tokens.holder(Kind::ServiceAccount, "a.b.c", Timestamp::UNIX_EPOCH, || true);
+    let mut waiting: Vec<_> = (0..CONCURRENCY).map(|_| Box::pin(ask())).collect();
+    for one in &mut waiting {
+        assert!(futures::poll!(one).is_pending());
+    }
+    assert_eq!(ask().await, Err(TokenRefusal::RateLimited));
+    waiting.pop();
+    assert!(futures::poll!(Box::pin(ask())).is_pending(), "who gives up makes room");
+}
+
+#[tokio::test]
 async fn a_verifier_that_is_not_set_up_verifies_nothing() {
     let tokens = tokens(None, None);
     let text = token(json!({ "iss": "https://devices" }));

@@ -6,6 +6,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use super::service_account::ServiceAccounts;
 use crate::{
@@ -13,6 +14,10 @@ use crate::{
     login::Kind,
     oidc::{OidcError, Provider, Verified, unverified_issuer},
 };
+
+/// Tokens that are verified at the same time. Fewer than all authorizations: whoever floods this process
+/// with tokens while a verifier hangs does not hold up the devices that need none.
+const CONCURRENCY: usize = 128;
 
 /// Verifies tokens of one issuer for one audience, within a second.
 pub trait OidcVerifier: Send + Sync {
@@ -62,12 +67,13 @@ pub struct Oidc {
 pub struct Tokens {
     oidc: Oidc,
     service_accounts: ServiceAccounts,
+    slots: Semaphore,
 }
 
 impl Tokens {
     /// With these.
     pub fn new(oidc: Oidc, service_accounts: ServiceAccounts) -> Self {
-        Self { oidc, service_accounts }
+        Self { oidc, service_accounts, slots: Semaphore::new(CONCURRENCY) }
     }
 
     /// Which kind of token this claims to be. `device_key`: whether its holder's key is, or was, that of a
@@ -99,6 +105,7 @@ impl Tokens {
         now: Timestamp,
         may_ask: impl FnOnce() -> bool + Send,
     ) -> Result<Holder, TokenRefusal> {
+        let _slot = self.slots.try_acquire().map_err(|_| TokenRefusal::RateLimited)?;
         let verified = |verifier: Option<Arc<dyn OidcVerifier>>| async move {
             let verifier = verifier.ok_or(TokenRefusal::UnknownIssuer)?;
             verifier.verify(token, now).await.map_err(TokenRefusal::from)

@@ -2,7 +2,8 @@
 // accepts as an answer.
 //
 //	go run . > vectors.json          writes new ones
-//	go run . check < answer.json     judges an answer as nats-server would
+//	go run . check < answer.json     judges an answer of ours as nats-server would; the ignored test
+//	                                 an_answer_for_the_official_library prints one
 //
 // The keys are made from fixed bytes and open nothing.
 package main
