@@ -9,12 +9,13 @@
 //!
 //! [token]                               # optional
 //! file = "/var/run/secrets/nats/token"
+//! # or [token.oidc] issuer, key-file or client-id and client-secret-file, scopes, audience
 //! ```
 //!
 //! Paths are relative to the file. It is only ever the resolved credential: a wish to become a member is
 //! another type (`fleet_wire::enrollment::EnrollmentIntent`), and no process runs with that.
 //!
-//! Tokens are read at each connection, never kept: who renews them does so elsewhere.
+//! Tokens are read or fetched at each connection, never written down.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -29,6 +30,9 @@ use fleet_wire::enrollment::TokenId;
 use nkeys::{KeyPair, KeyPairType};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+#[cfg(feature = "oidc")]
+use crate::oidc::{MachineLogin, MachineLoginSettings};
 
 /// Longest token that is taken, in bytes. Larger ones do not fit nats-server's CONNECT, either.
 const LONGEST_TOKEN: usize = 16 * 1024;
@@ -158,6 +162,9 @@ impl From<PathBuf> for CaSource {
 pub enum TokenSource {
     /// A file that someone else renews, e.g. the kubelet for a service account's projected token.
     File(PathBuf),
+    /// An identity provider, where the machine has an account.
+    #[cfg(feature = "oidc")]
+    Oidc(MachineLogin),
 }
 
 impl TokenSource {
@@ -178,6 +185,11 @@ impl TokenSource {
                 }
                 Ok(Zeroizing::new(token.to_owned()))
             }
+            #[cfg(feature = "oidc")]
+            Self::Oidc(login) => match login.token().await {
+                Ok(token) => Ok(Zeroizing::new(token.secret().to_owned())),
+                Err(error) => Err(CredentialError::Token(error.to_string())),
+            },
         }
     }
 }
@@ -217,6 +229,52 @@ struct OnDisk {
 struct TokenOnDisk {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     file: Option<PathBuf>,
+    #[cfg(feature = "oidc")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    oidc: Option<MachineLoginSettings>,
+}
+
+impl TokenOnDisk {
+    /// `path` makes a path in the file one that can be used, or what it says one that can be written.
+    fn of(source: &TokenSource, path: impl Fn(&PathBuf) -> PathBuf) -> Self {
+        match source {
+            TokenSource::File(file) => Self {
+                file: Some(path(file)),
+                #[cfg(feature = "oidc")]
+                oidc: None,
+            },
+            #[cfg(feature = "oidc")]
+            TokenSource::Oidc(login) => {
+                Self { file: None, oidc: Some(with_paths(login.settings().clone(), path)) }
+            }
+        }
+    }
+
+    fn source(self, path: impl Fn(&PathBuf) -> PathBuf) -> Result<TokenSource, String> {
+        #[cfg(feature = "oidc")]
+        let oidc = self.oidc;
+        #[cfg(not(feature = "oidc"))]
+        let oidc: Option<std::convert::Infallible> = None;
+        match (self.file, oidc) {
+            (Some(file), None) => Ok(TokenSource::File(path(&file))),
+            #[cfg(feature = "oidc")]
+            (None, Some(settings)) => MachineLogin::new(with_paths(settings, path))
+                .map(TokenSource::Oidc)
+                .map_err(|error| error.to_string()),
+            _ => Err("expected one of `file` and `oidc` in `[token]`".to_owned()),
+        }
+    }
+}
+
+#[cfg(feature = "oidc")]
+fn with_paths(
+    mut settings: MachineLoginSettings,
+    path: impl Fn(&PathBuf) -> PathBuf,
+) -> MachineLoginSettings {
+    for file in [&mut settings.key_file, &mut settings.client_secret_file, &mut settings.ca_file] {
+        *file = file.as_ref().map(&path);
+    }
+    settings
 }
 
 impl DeviceCredential {
@@ -250,11 +308,8 @@ impl DeviceCredential {
             (None, None) => None,
             (Some(_), Some(_)) => return Err(content("expected one of `nats-ca-file` and `nats-ca`")),
         };
-        let token = match disk.token.map(|token| token.file) {
-            None => None,
-            Some(Some(path)) => Some(TokenSource::File(beside(path))),
-            Some(None) => return Err(content("expected `file` in `[token]`")),
-        };
+        let token = disk.token.map(|token| token.source(|path| beside(path.clone()))).transpose();
+        let token = token.map_err(|problem| content(&problem))?;
         Ok(Self { nats_url: disk.nats_url, nats_ca, key, token })
     }
 
@@ -277,9 +332,7 @@ impl DeviceCredential {
             Some(path) => (Some(short(path)), None),
             None => (None, Some(self.key.seed.to_string())),
         };
-        let token = self.token.as_ref().map(|token| match token {
-            TokenSource::File(path) => TokenOnDisk { file: Some(short(path)) },
-        });
+        let token = self.token.as_ref().map(|token| TokenOnDisk::of(token, short));
         let disk = OnDisk { nats_url: self.nats_url.clone(), nats_ca_file, nats_ca, seed_file, seed, token };
         let text = toml::to_string(&disk).map(Zeroizing::new).map_err(|error| CredentialError::Content {
             file: file.to_owned(),

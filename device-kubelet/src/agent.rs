@@ -1,14 +1,18 @@
 //! The agent: everything together, in the order in which it has to come.
 //!
 //! ```text
-//! data folder ─► local socket ─► keys ─► pods (run without any network) ─► inventory ─► link
+//! data folder ─► local socket ─► membership ─► pods (run without any network) ─► inventory ─► link
+//!                                    └─ may take days: somebody has to approve the device
 //! ```
 //!
 //! It has no globals: a simulated fleet runs a thousand of them in one process.
 
+mod enrollment;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use fleet_daemon::{
@@ -16,6 +20,7 @@ use fleet_daemon::{
     nats::LinkState,
     shutdown::{DrainError, Shutdown, Tasks},
 };
+use fleet_wire::name::DeviceName;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::NodeStatus;
 use prometheus_client::{
@@ -24,10 +29,16 @@ use prometheus_client::{
     metrics::counter::ConstCounter,
     registry::Registry,
 };
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep_until},
+};
 
+use self::enrollment::Identity;
+pub use self::enrollment::request;
 use crate::{
-    keys::{self, DeviceKeys, KeysError},
+    enroll::EnrollError,
+    keys::KeysError,
     link::{self, Link, LinkError, LinkSettings, metrics::LinkMetrics, until},
     local::{AgentStatus, Answers, ConditionStatus, LocalError, LocalServer, NatsStatus, SessionStatus},
     node::{self, Inventory, host::HostFiles},
@@ -54,6 +65,9 @@ pub enum AgentError {
     /// The local socket cannot be used.
     #[error(transparent)]
     Local(#[from] LocalError),
+    /// The device is no member of a fleet, and cannot become one.
+    #[error(transparent)]
+    Enroll(#[from] EnrollError),
     /// The pods cannot be loaded.
     #[error("cannot load the pods of this device")]
     Pods(#[from] PodsError),
@@ -84,7 +98,9 @@ impl Agent {
         let tasks = Tasks::new(shutdown.clone());
         let started = start(settings, runtime, &tasks).await;
         let pods = match started {
-            Ok(pods) => pods,
+            Ok(Some(pods)) => pods,
+            // The shutdown came first.
+            Ok(None) => return Ok(tasks.drain(grace).await?),
             Err(error) => {
                 shutdown.trigger();
                 // What was started before ends; why it could not go on matters more than how that went.
@@ -100,24 +116,32 @@ impl Agent {
     }
 }
 
-async fn start(settings: Settings, runtime: Arc<dyn Runtime>, tasks: &Tasks) -> Result<Pods, AgentError> {
+async fn start(
+    settings: Settings,
+    runtime: Arc<dyn Runtime>,
+    tasks: &Tasks,
+) -> Result<Option<Pods>, AgentError> {
     let shutdown = tasks.shutdown();
     std::fs::create_dir_all(&settings.data_dir)
         .map_err(|source| AgentError::DataDir { path: settings.data_dir.clone(), source })?;
     // The socket also keeps a second agent off the same data.
     let local = LocalServer::bind(&settings.data_dir).await?;
-    let device_keys = DeviceKeys::load_or_create(&settings.data_dir)?;
-    let fleet = keys::fleet_keys(&settings.data_dir, &settings.fleet_keys_file, &settings.fleet_root_key)?;
+    let identity = tokio::select! {
+        identity = enrollment::identity(&settings, &local) => identity?,
+        () = shutdown.cancelled() => return Ok(None),
+    };
+    let Identity { device, keys: device_keys, credential, standing } = identity;
+    let fleet = standing.fleet_keys()?;
     tracing::info!(
-        device = %settings.name,
+        %device,
         version = env!("CARGO_PKG_VERSION"),
-        identity = device_keys.public().identity,
-        curve = device_keys.public().curve,
+        identity = %device_keys.identity(),
+        curve = %device_keys.curve_public(),
         "starting"
     );
 
     let inventory = Inventory::new(HostFiles::system(), &settings.data_dir, settings.max_pods);
-    let pods_settings = pods_settings(&settings, inventory.allocatable());
+    let pods_settings = pods_settings(&settings, &device, inventory.allocatable());
     let pods = Pods::start(Arc::clone(&runtime), pods_settings, shutdown.token()).await?;
 
     let mut registry = Registry::default();
@@ -136,10 +160,10 @@ async fn start(settings: Settings, runtime: Arc<dyn Runtime>, tasks: &Tasks) -> 
     tasks.spawn("inventory", until(shutdown, task));
 
     let link_settings = LinkSettings {
-        device: settings.name.clone(),
-        nats_url: settings.nats_url.clone(),
-        nats_ca_file: settings.nats_ca_file.clone(),
-        data_dir: &settings.data_dir,
+        device: device.clone(),
+        credential: credential.clone(),
+        standing,
+        keep_on_revoke: settings.keep_on_revoke,
         heartbeat: settings.heartbeat_interval,
         keys: &device_keys,
         fleet,
@@ -151,18 +175,18 @@ async fn start(settings: Settings, runtime: Arc<dyn Runtime>, tasks: &Tasks) -> 
     let task = readiness(health.check("runtime"), health.check("session"), node_status.clone(), link.clone());
     tasks.spawn("readiness", until(shutdown, task));
     let answers = Arc::new(LocalAnswers {
-        name: settings.name.to_string(),
-        nats_url: settings.nats_url,
+        name: device.to_string(),
+        nats_url: credential.nats_url,
         started: Timestamp::now(),
         pods: pods.clone(),
         node: node_status,
         link,
     });
-    tasks.spawn("local socket", until(shutdown, local.run(answers)));
-    Ok(pods)
+    tasks.spawn("local socket", until(shutdown, async move { local.run(answers).await }));
+    Ok(Some(pods))
 }
 
-fn pods_settings(settings: &Settings, allocatable: Allocatable) -> PodsSettings {
+fn pods_settings(settings: &Settings, device: &DeviceName, allocatable: Allocatable) -> PodsSettings {
     let data_dir: &Path = &settings.data_dir;
     PodsSettings {
         shutdown_grace: settings.shutdown_grace,
@@ -173,7 +197,7 @@ fn pods_settings(settings: &Settings, allocatable: Allocatable) -> PodsSettings 
             RuntimeKind::Podman => Durability::Disk,
             RuntimeKind::Memory => Durability::Memory,
         },
-        ..PodsSettings::new(data_dir, settings.name.clone())
+        ..PodsSettings::new(data_dir, device.clone())
     }
 }
 
@@ -185,16 +209,29 @@ async fn readiness(
     link: Link,
 ) {
     let (mut connection, mut view) = (link.connection.state, link.session);
+    let mut membership = link.standing.follow();
+    let mut away: Option<Instant> = None;
+    let mut was_ready = false;
     loop {
         match node.borrow_and_update().as_ref().and_then(not_ready) {
             Some(reason) => runtime.not_ready(reason),
             None => runtime.ready(),
         }
         let connected = *connection.borrow_and_update() == LinkState::Connected;
+        let now = Instant::now();
+        away = if connected { None } else { away.or(Some(now)) };
+        // A login that expired, or a server that restarts, is no reason to call the device not ready.
+        let recheck = away.map(|since| since + AWAY).filter(|due| *due > now);
         {
             let view = view.borrow_and_update();
+            let revoked = membership.borrow_and_update().revoked.is_some();
             match (connected, view.open) {
-                (true, true) => session.ready(),
+                _ if revoked => session.not_ready("this device was removed from the fleet"),
+                (true, true) => {
+                    was_ready = true;
+                    session.ready();
+                }
+                (false, _) if recheck.is_some() && was_ready => {}
                 (false, _) => session.not_ready("NATS cannot be reached"),
                 (true, false) => session.not_ready(
                     view.problem
@@ -207,10 +244,22 @@ async fn readiness(
             changed = node.changed() => changed,
             changed = connection.changed() => changed,
             changed = view.changed() => changed,
+            changed = membership.changed() => changed,
+            () = at(recheck) => Ok(()),
         };
         if changed.is_err() {
             return;
         }
+    }
+}
+
+/// How long the connection may be away before that is a reason not to be ready.
+const AWAY: Duration = Duration::from_secs(5);
+
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -262,6 +311,7 @@ impl Answers for LocalAnswers {
         AgentStatus {
             name: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            revoked: self.link.standing.membership().revoked,
             started: self.started,
             pid: std::process::id(),
             nats: NatsStatus {
@@ -293,5 +343,17 @@ impl Answers for LocalAnswers {
 
     fn pods(&self) -> Vec<PodSummary> {
         self.pods.summaries()
+    }
+
+    fn rotate_keys(&self) -> Result<String, String> {
+        if *self.link.connection.state.borrow() != LinkState::Connected {
+            return Err(
+                "NATS cannot be reached, and new keys have to be enrolled: try again later".to_owned()
+            );
+        }
+        // One that waits is as good.
+        let _ = self.link.rotations.try_send(None);
+        Ok("new keys are being made and enrolled; `device-kubelet keys` shows them when they are in use"
+            .to_owned())
     }
 }

@@ -4,23 +4,29 @@
 //! <data-dir>/keys/          0700
 //!   identity.nk             0600  Ed25519 nkey seed (SU…): proves to NATS who connects
 //!   curve.nk                0600  X25519 xkey seed (SX…): seals what travels
+//!   next/                   0700  the same two, made anew, until the fleet has taken them
 //!   fleet-statement.json    0600  newest accepted statement of the fleet's keys
 //! ```
 //!
-//! Seeds are made on the device at the first start and never leave it. A seed that others could read, or
-//! that is damaged, is refused instead of being replaced: a device with new keys is another device.
+//! Seeds are made on the device and never leave it. A seed that others could read, or that is damaged, is
+//! refused instead of being replaced: a device with new keys is another device.
+
+mod files;
+mod trust;
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use fleet_wire::keys::{FleetKeys, KeyError, KeyStatement, SignedKeyStatement};
+use fleet_daemon::credential::NkeySeed;
+use fleet_wire::keys::{CurveKey, IdentityKey, KeyError, fingerprint};
 use nkeys::{KeyPair, KeyPairType, XKey};
 use serde::Serialize;
 use zeroize::Zeroizing;
+
+use self::files::{make_private, private_directory, read_private, sync_directory};
+pub use self::{files::replace_private, trust::Trust};
 
 /// Why the device has no usable keys.
 #[derive(Debug, thiserror::Error)]
@@ -109,20 +115,36 @@ pub enum KeysError {
         /// Highest accepted sequence.
         seen: u64,
     },
+    /// Another statement with the number of one that was accepted before.
+    #[error(
+        "the statement of the fleet's keys in {path} has sequence {sequence} as the one that was accepted before, \
+         and other content: one of them is forged, or the fleet counted wrongly. Sign the right one again with a \
+         higher sequence"
+    )]
+    StatementFork {
+        /// The file.
+        path: PathBuf,
+        /// The sequence of both.
+        sequence: u64,
+    },
+    /// There is no statement yet.
+    #[error("this device has no statement of the fleet's keys: enroll it, or set fleet-keys-file")]
+    NoStatement,
 }
 
 /// Both keys of a device.
 pub struct DeviceKeys {
     identity_seed: Zeroizing<String>,
-    identity_public: String,
+    identity: IdentityKey,
     curve: XKey,
+    curve_public: CurveKey,
 }
 
 impl std::fmt::Debug for DeviceKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DeviceKeys")
-            .field("identity", &self.identity_public)
-            .field("curve", &self.curve.public_key())
+            .field("identity", &self.identity)
+            .field("curve", &self.curve_public)
             .finish()
     }
 }
@@ -131,38 +153,115 @@ impl std::fmt::Debug for DeviceKeys {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PublicKeys {
     /// Identity key (`U…`).
-    pub identity: String,
+    pub identity: IdentityKey,
     /// Curve key (`X…`).
-    pub curve: String,
+    pub curve: CurveKey,
+    /// What a person compares before approving the device.
+    pub fingerprint: String,
 }
+
+const IDENTITY: &str = "identity.nk";
+const CURVE: &str = "curve.nk";
+/// Keys that the fleet does not know yet, or of which this device does not know that it does.
+const NEXT: &str = "next";
+/// The same while they take the old ones' place: from then on nothing but that is done.
+const PROVED: &str = "proved";
 
 impl DeviceKeys {
     /// Reads the keys under `data_dir`, making those that do not exist yet.
     pub fn load_or_create(data_dir: &Path) -> Result<Self, KeysError> {
         let directory = directory(data_dir)?;
-        let identity_seed = seed(&directory.join("identity.nk"), || {
+        finish(&directory)?;
+        Self::load_or_create_in(&directory)
+    }
+
+    /// The keys that are to replace these, if some were made.
+    pub fn next(data_dir: &Path) -> Result<Option<Self>, KeysError> {
+        let directory = directory(data_dir)?;
+        finish(&directory)?;
+        let next = directory.join(NEXT);
+        if next.exists() { Self::load_or_create_in(&next).map(Some) } else { Ok(None) }
+    }
+
+    /// The keys that are to replace these: the ones that were made before, else fresh ones. They are on disk
+    /// when this returns, so that the fleet never learns of keys that are lost.
+    pub fn make_next(data_dir: &Path) -> Result<Self, KeysError> {
+        if let Some(next) = Self::next(data_dir)? {
+            return Ok(next);
+        }
+        let directory = directory(data_dir)?;
+        let (next, beside) = (directory.join(NEXT), files::temporary(&directory.join(NEXT)));
+        let refuse = |source| KeysError::Directory { path: next.clone(), source };
+        private_directory(&beside).map_err(refuse)?;
+        let keys = Self::load_or_create_in(&beside)?;
+        // Both or none.
+        fs::rename(&beside, &next).and_then(|()| sync_directory(&next)).map_err(refuse)?;
+        Ok(keys)
+    }
+
+    /// The fleet knows the next keys: they replace the ones so far, which are gone.
+    pub fn promote_next(data_dir: &Path) -> Result<Self, KeysError> {
+        let directory = directory(data_dir)?;
+        let (next, proved) = (directory.join(NEXT), directory.join(PROVED));
+        if next.exists() {
+            fs::rename(&next, &proved)
+                .and_then(|()| sync_directory(&proved))
+                .map_err(|source| KeysError::Write { path: proved, source })?;
+        }
+        Self::load_or_create(data_dir)
+    }
+
+    /// The next keys will not be asked for any more: the fleet has said that it does not take them.
+    pub fn drop_next(data_dir: &Path) -> Result<(), KeysError> {
+        let next = directory(data_dir)?.join(NEXT);
+        match fs::remove_dir_all(&next) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(KeysError::Write { path: next, source: error })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn load_or_create_in(directory: &Path) -> Result<Self, KeysError> {
+        let (identity_file, curve_file) = (directory.join(IDENTITY), directory.join(CURVE));
+        let identity_seed = seed(&identity_file, || {
             KeyPair::new_user().seed().map_err(|error| KeysError::Generate(error.to_string()))
         })?;
+        let garbage = |path: &Path, expected| KeysError::Garbage { path: path.to_owned(), expected };
         let identity = KeyPair::from_seed(&identity_seed)
             .ok()
             .filter(|pair| pair.key_pair_type() == KeyPairType::User)
-            .ok_or_else(|| KeysError::Garbage {
-                path: directory.join("identity.nk"),
-                expected: "the seed of a user nkey (SU…)",
-            })?;
-        let curve_seed = seed(&directory.join("curve.nk"), || {
-            XKey::new().seed().map_err(|error| KeysError::Generate(error.to_string()))
-        })?;
-        let curve = XKey::from_seed(&curve_seed).map_err(|_| KeysError::Garbage {
-            path: directory.join("curve.nk"),
-            expected: "the seed of a curve nkey (SX…)",
-        })?;
-        Ok(Self { identity_seed, identity_public: identity.public_key(), curve })
+            .and_then(|pair| pair.public_key().parse().ok())
+            .ok_or_else(|| garbage(&identity_file, "the seed of a user nkey (SU…)"))?;
+        let curve_seed =
+            seed(&curve_file, || XKey::new().seed().map_err(|error| KeysError::Generate(error.to_string())))?;
+        let not_a_curve = || garbage(&curve_file, "the seed of a curve nkey (SX…)");
+        let curve = XKey::from_seed(&curve_seed).map_err(|_| not_a_curve())?;
+        let curve_public = curve.public_key().parse().map_err(|_| not_a_curve())?;
+        Ok(Self { identity_seed, identity, curve, curve_public })
     }
 
-    /// Seed of the identity key, for the NATS connection.
+    /// Seed of the identity key.
     pub fn identity_seed(&self) -> &str {
         &self.identity_seed
+    }
+
+    /// The identity key, for the NATS connection.
+    pub fn login_key(&self) -> NkeySeed {
+        NkeySeed::new(self.identity_seed.as_str())
+    }
+
+    /// The identity key, ready to sign.
+    pub fn identity_pair(&self) -> Result<KeyPair, KeysError> {
+        KeyPair::from_seed(&self.identity_seed).map_err(|_| KeysError::Garbage {
+            path: IDENTITY.into(),
+            expected: "the seed of a user nkey (SU…)",
+        })
+    }
+
+    /// The public identity key.
+    pub fn identity(&self) -> &IdentityKey {
+        &self.identity
     }
 
     /// The curve key, for the session.
@@ -170,81 +269,53 @@ impl DeviceKeys {
         &self.curve
     }
 
+    /// The public curve key.
+    pub fn curve_public(&self) -> &CurveKey {
+        &self.curve_public
+    }
+
     /// The public halves.
     pub fn public(&self) -> PublicKeys {
-        PublicKeys { identity: self.identity_public.clone(), curve: self.curve.public_key() }
+        PublicKeys {
+            identity: self.identity.clone(),
+            curve: self.curve_public.clone(),
+            fingerprint: fingerprint(&self.identity, &self.curve_public),
+        }
     }
 }
 
-/// The fleet's curve keys from the statement in `file`, if the pinned root key signed it and it is not
-/// older than one that this device accepted before.
-///
-/// A file that has gone missing is replaced by what was accepted last, so that a device comes back from a
-/// reboot with what it has.
-pub fn fleet_keys(data_dir: &Path, file: &Path, root: &str) -> Result<FleetKeys, KeysError> {
-    let directory = directory(data_dir)?;
-    let kept = directory.join("fleet-statement.json");
-    let seen = match read_private(&kept)? {
-        // A kept statement of another root key belongs to another fleet, which this device left.
-        Some(text) => verified(&kept, text.as_bytes(), root).ok(),
-        None => None,
-    };
-    let statement = match (fs::read(file), seen) {
-        (Ok(text), seen) => newest(file, &text, root, seen, &kept)?,
-        (Err(source), Some(seen)) => {
-            let file = file.display();
-            tracing::warn!(%file, %source, "the statement of the fleet's keys cannot be read: using the last one");
-            seen
-        }
-        (Err(source), None) => return Err(KeysError::Read { path: file.to_owned(), source }),
-    };
-    statement.fleet_keys().map_err(|source| KeysError::Statement { path: file.to_owned(), source })
+/// File of the identity key's seed.
+pub fn identity_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("keys").join(IDENTITY)
 }
 
-/// The statement in `text`; kept for the next start if it is a new one.
-fn newest(
-    file: &Path,
-    text: &[u8],
-    root: &str,
-    seen: Option<KeyStatement>,
-    kept: &Path,
-) -> Result<KeyStatement, KeysError> {
-    let statement = verified(file, text, root)?;
-    match seen {
-        Some(seen) if seen.sequence > statement.sequence => {
-            return Err(KeysError::StatementRollback {
-                path: file.to_owned(),
-                found: statement.sequence,
-                seen: seen.sequence,
-            });
-        }
-        Some(seen) if seen == statement => {}
-        _ => replace_private(kept, text)?,
+/// Ends a replacement that a power cut interrupted. Each step can be done again.
+fn finish(directory: &Path) -> Result<(), KeysError> {
+    let proved = directory.join(PROVED);
+    if !proved.exists() {
+        return Ok(());
     }
-    Ok(statement)
-}
-
-fn verified(path: &Path, text: &[u8], root: &str) -> Result<KeyStatement, KeysError> {
-    let signed: SignedKeyStatement = serde_json::from_slice(text)
-        .map_err(|source| KeysError::StatementSyntax { path: path.to_owned(), source })?;
-    signed.verify(root).map_err(|source| KeysError::Statement { path: path.to_owned(), source })
+    for name in [IDENTITY, CURVE] {
+        let (from, to) = (proved.join(name), directory.join(name));
+        match fs::rename(&from, &to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(KeysError::Write { path: to, source: error });
+            }
+            _ => {}
+        }
+    }
+    fs::remove_dir(&proved)
+        .and_then(|()| sync_directory(&proved))
+        .map_err(|source| KeysError::Write { path: proved, source })
 }
 
 /// `<data_dir>/keys`, made if needed, refused if others may enter.
 fn directory(data_dir: &Path) -> Result<PathBuf, KeysError> {
     let path = data_dir.join("keys");
     let refuse = |source| KeysError::Directory { path: path.clone(), source };
-    if !path.exists() {
-        fs::create_dir_all(data_dir).map_err(refuse)?;
-        match DirBuilder::new().mode(0o700).create(&path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(refuse(error)),
-            _ => {}
-        }
-    }
-    let mode = fs::metadata(&path).map_err(refuse)?.mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(KeysError::Permissions { path, mode, expected: 0o700 });
-    }
+    fs::create_dir_all(data_dir).map_err(refuse)?;
+    private_directory(&path).map_err(refuse)?;
+    files::check_mode(&path, 0o700)?;
     Ok(path)
 }
 
@@ -257,161 +328,14 @@ fn seed(
         return Ok(seed);
     }
     let seed = Zeroizing::new(make()?);
-    let temporary = temporary(path);
-    let write = |source| KeysError::Write { path: path.to_owned(), source };
-    write_private(&temporary, format!("{}\n", seed.as_str()).as_bytes()).map_err(write)?;
-    // A link fails where a rename would replace: of two processes at once, one makes the key.
-    let linked = fs::hard_link(&temporary, path);
-    fs::remove_file(&temporary).map_err(write)?;
-    match linked {
-        Ok(()) => {
-            sync_directory(path).map_err(write)?;
-            Ok(seed)
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            read_private(path)?.ok_or_else(|| write(error))
-        }
-        Err(error) => Err(write(error)),
-    }
-}
-
-/// A private file's text without surrounding white space; `None` if it does not exist.
-fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>, KeysError> {
-    let mode = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata.mode() & 0o7777,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(KeysError::Read { path: path.to_owned(), source }),
-    };
-    if mode & 0o077 != 0 {
-        return Err(KeysError::Permissions { path: path.to_owned(), mode, expected: 0o600 });
-    }
-    let text = fs::read_to_string(path)
-        .map(Zeroizing::new)
-        .map_err(|source| KeysError::Read { path: path.to_owned(), source })?;
-    Ok(Some(Zeroizing::new(text.trim().to_owned())))
-}
-
-fn replace_private(path: &Path, content: &[u8]) -> Result<(), KeysError> {
-    let temporary = temporary(path);
-    write_private(&temporary, content)
-        .and_then(|()| fs::rename(&temporary, path))
-        .and_then(|()| sync_directory(path))
-        .map_err(|source| KeysError::Write { path: path.to_owned(), source })
-}
-
-fn temporary(path: &Path) -> PathBuf {
-    path.with_extension(format!("tmp-{:016x}", rand::random::<u64>()))
-}
-
-fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(content)?;
-    file.sync_all()
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(directory) => fs::File::open(directory)?.sync_all(),
-        None => Ok(()),
-    }
+    make_private(path, format!("{}\n", seed.as_str()).as_bytes())?;
+    // Of two processes at once, one made the key.
+    read_private(path)?.ok_or_else(|| KeysError::Read {
+        path: path.to_owned(),
+        source: io::Error::from(io::ErrorKind::NotFound),
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
-    use std::{collections::BTreeMap, os::unix::fs::PermissionsExt};
-
-    use fleet_wire::name::KeyVersion;
-
-    use super::*;
-
-    #[test]
-    fn keys_are_made_once_and_private() {
-        let dir = tempfile::tempdir().unwrap();
-        let made = DeviceKeys::load_or_create(dir.path()).unwrap().public();
-        assert!(made.identity.starts_with('U') && made.curve.starts_with('X'));
-        assert_eq!(DeviceKeys::load_or_create(dir.path()).unwrap().public(), made);
-        let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().mode() & 0o7777;
-        assert_eq!(mode("keys"), 0o700);
-        assert_eq!(mode("keys/identity.nk"), 0o600);
-        assert_eq!(mode("keys/curve.nk"), 0o600);
-        assert_eq!(fs::read_dir(dir.path().join("keys")).unwrap().count(), 2, "no temporary file stays");
-    }
-
-    #[test]
-    fn a_readable_seed_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        DeviceKeys::load_or_create(dir.path()).unwrap();
-        let path = dir.path().join("keys/curve.nk");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let error = DeviceKeys::load_or_create(dir.path()).unwrap_err();
-        assert!(error.to_string().contains("chmod 600"), "{error}");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        fs::set_permissions(dir.path().join("keys"), fs::Permissions::from_mode(0o755)).unwrap();
-        let error = DeviceKeys::load_or_create(dir.path()).unwrap_err();
-        assert!(error.to_string().contains("chmod 700"), "{error}");
-    }
-
-    #[test]
-    fn a_damaged_seed_is_refused_and_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        DeviceKeys::load_or_create(dir.path()).unwrap();
-        for name in ["identity.nk", "curve.nk"] {
-            let path = dir.path().join("keys").join(name);
-            let good = fs::read(&path).unwrap();
-            // An account's seed is a valid nkey, but of another kind.
-            for bad in ["", "garbage", &KeyPair::new_account().seed().unwrap()] {
-                fs::write(&path, bad).unwrap();
-                let error = DeviceKeys::load_or_create(dir.path()).unwrap_err();
-                assert!(matches!(error, KeysError::Garbage { .. }), "{error}");
-                assert_eq!(fs::read_to_string(&path).unwrap(), bad);
-            }
-            fs::write(&path, good).unwrap();
-        }
-    }
-
-    #[test]
-    fn debug_output_has_no_seed() {
-        let dir = tempfile::tempdir().unwrap();
-        let keys = DeviceKeys::load_or_create(dir.path()).unwrap();
-        let shown = format!("{keys:?}");
-        assert!(!shown.contains("SU") || !shown.contains(keys.identity_seed()), "{shown}");
-    }
-
-    #[test]
-    fn the_fleets_keys_need_the_pinned_signature_and_never_go_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let (root, other) = (KeyPair::new_operator(), KeyPair::new_operator());
-        let statement = |sequence| KeyStatement {
-            sequence,
-            curve_keys: BTreeMap::from([(KeyVersion(1), XKey::new().public_key())]),
-            enroller_key: None,
-        };
-        let file = dir.path().join("fleet.json");
-        let write = |statement: &KeyStatement, key: &KeyPair| {
-            let signed = SignedKeyStatement::sign(statement, key).unwrap();
-            fs::write(&file, serde_json::to_vec(&signed).unwrap()).unwrap();
-        };
-        let load = || fleet_keys(dir.path(), &file, &root.public_key());
-
-        write(&statement(5), &other);
-        assert!(matches!(load(), Err(KeysError::Statement { .. })));
-        fs::write(&file, "{").unwrap();
-        assert!(matches!(load(), Err(KeysError::StatementSyntax { .. })));
-        write(&statement(5), &root);
-        load().unwrap();
-        load().unwrap();
-        write(&statement(4), &root);
-        assert!(matches!(load(), Err(KeysError::StatementRollback { found: 4, seen: 5, .. })));
-        write(&statement(6), &root);
-        load().unwrap();
-        fs::remove_file(&file).unwrap();
-        load().unwrap();
-        write(&statement(5), &root);
-        assert!(matches!(load(), Err(KeysError::StatementRollback { found: 5, seen: 6, .. })));
-        let kept = fs::read_to_string(dir.path().join("keys/fleet-statement.json")).unwrap();
-        let kept: SignedKeyStatement = serde_json::from_str(&kept).unwrap();
-        assert_eq!(kept.verify(&root.public_key()).unwrap().sequence, 6, "what is refused is not kept");
-    }
-}
+#[path = "keys/tests/keys.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! The device side of Harmony Fleet: runs the pods that the cluster wants on this device, offline first.
 
 pub mod agent;
+pub mod enroll;
 pub mod images;
 pub mod keys;
 pub mod link;

@@ -16,6 +16,8 @@
 //! | [`batch`], [`window`], [`backoff`] | how much, how far, how long (pure) |
 //! | [`dispatch`], [`stream`] | what comes down; logs |
 //! | [`channel`] | sealing, asking, answering |
+//! | [`standing`] | whom the device trusts, whether it is a member |
+//! | [`rotation`], [`revocation`] | new keys; the end of a membership |
 //!
 //! The link knows nothing of containers, and the pods know nothing of the link: without it the device
 //! runs what it was told last.
@@ -30,14 +32,18 @@ pub mod heartbeat;
 pub mod incarnation;
 pub mod metrics;
 pub mod opening;
+pub mod revocation;
+pub mod rotation;
+pub mod standing;
 pub mod stream;
 pub mod upload;
 pub mod window;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use fleet_daemon::{
-    nats::{self, Connection, Login, NatsError, NatsSettings, NkeySeed},
+    credential::DeviceCredential,
+    nats::{self, Connection, NatsError, NatsSettings},
     shutdown::{Shutdown, Tasks},
 };
 use fleet_wire::{keys::FleetKeys, name::DeviceName, session::DeviceSession, subject};
@@ -50,6 +56,8 @@ use self::{
     driver::{Driver, SessionView},
     incarnation::Incarnation,
     metrics::LinkMetrics,
+    rotation::Rotation,
+    standing::Standing,
     stream::Streams,
     upload::{ReportedNode, Uploads},
 };
@@ -81,12 +89,12 @@ pub enum LinkError {
 pub struct LinkSettings<'a> {
     /// The device.
     pub device: DeviceName,
-    /// Where NATS is.
-    pub nats_url: String,
-    /// CA of its certificate.
-    pub nats_ca_file: Option<std::path::PathBuf>,
-    /// Where the incarnation token is kept.
-    pub data_dir: &'a Path,
+    /// Where NATS is, and who connects.
+    pub credential: DeviceCredential,
+    /// Membership and trust; its data folder keeps the incarnation token.
+    pub standing: Standing,
+    /// Whether pods go on although the device was revoked.
+    pub keep_on_revoke: bool,
     /// Time between heartbeats until the cluster side says otherwise.
     pub heartbeat: Duration,
     /// The device's keys.
@@ -104,6 +112,10 @@ pub struct Link {
     pub connection: Connection,
     /// The session.
     pub session: watch::Receiver<SessionView>,
+    /// Membership and trust.
+    pub standing: Standing,
+    /// Takes requests for new keys.
+    pub rotations: mpsc::Sender<Option<String>>,
 }
 
 /// Connects, and starts the link's tasks. Returns at once, also when no server can be reached.
@@ -117,9 +129,9 @@ pub async fn start(
 ) -> Result<Link, LinkError> {
     let device = settings.device;
     let connection = nats::connect(&NatsSettings {
-        url: settings.nats_url,
-        ca: settings.nats_ca_file.map(Into::into),
-        login: Login::Credential { key: NkeySeed::new(settings.keys.identity_seed()), token: None },
+        url: settings.credential.nats_url.clone(),
+        ca: settings.credential.nats_ca.clone(),
+        login: settings.credential.login(),
         name: format!("device-kubelet {device}"),
         inbox_prefix: Some(subject::inbox_prefix(&device)),
         subscription_capacity: SUBSCRIPTION_CAPACITY,
@@ -141,9 +153,10 @@ pub async fn start(
         settings.fleet,
         pods.held().version.epoch,
     );
-    let channel = Channel::new(device, connection.clone(), session, metrics);
+    let channel = Channel::new(device.clone(), connection.clone(), session, metrics);
     let (view, session_view) = watch::channel(SessionView::closed(settings.heartbeat));
     let (driver, commands) = mpsc::channel(COMMANDS);
+    let (rotations, requests) = mpsc::channel(1);
     let overflow = Arc::new(Notify::new());
     let reported_node = ReportedNode::default();
     let shutdown = tasks.shutdown();
@@ -151,7 +164,10 @@ pub async fn start(
     let task = Driver {
         channel: channel.clone(),
         pods: pods.clone(),
-        incarnation: Incarnation::new(settings.data_dir),
+        incarnation: Incarnation::new(settings.standing.data_dir()),
+        standing: settings.standing.clone(),
+        keep_on_revoke: settings.keep_on_revoke,
+        rotations: rotations.clone(),
         node: node.clone(),
         reported_node: reported_node.clone(),
         boot_id: settings.boot_id,
@@ -160,6 +176,15 @@ pub async fn start(
         view,
     };
     tasks.spawn("link", until(shutdown, task.run()));
+    let task = Rotation {
+        device,
+        channel: channel.clone(),
+        standing: settings.standing.clone(),
+        token: settings.credential.token,
+        driver: driver.clone(),
+        requests,
+    };
+    tasks.spawn("rotation", until(shutdown, task.run()));
     let task = heartbeat::run(channel.clone(), pods.clone(), session_view.clone());
     tasks.spawn("heartbeat", until(shutdown, task));
     let uploads = Uploads {
@@ -173,7 +198,7 @@ pub async fn start(
     let streams = Streams::new(channel.clone(), pods, tasks.clone());
     let task = Dispatch { channel, driver, overflow, streams };
     tasks.spawn("commands", until(shutdown, task.run(down, frames)));
-    Ok(Link { connection, session: session_view })
+    Ok(Link { connection, session: session_view, standing: settings.standing, rotations })
 }
 
 /// Runs a task until the shutdown begins.

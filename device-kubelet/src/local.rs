@@ -27,6 +27,8 @@ use tokio::{
     sync::Semaphore,
 };
 
+use crate::enroll::membership::Revocation;
+
 /// The socket's name in the data folder.
 pub const SOCKET: &str = "agent.sock";
 /// Longest question, in bytes.
@@ -64,6 +66,9 @@ pub struct AgentStatus {
     pub name: String,
     /// Version of the agent.
     pub version: String,
+    /// Why and since when it is out of the fleet, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<Revocation>,
     /// Since when it runs.
     pub started: Timestamp,
     /// Process id.
@@ -125,6 +130,8 @@ pub trait Answers: Send + Sync + 'static {
     fn status(&self) -> AgentStatus;
     /// `pods`
     fn pods(&self) -> Vec<crate::pods::PodSummary>;
+    /// `rotate-keys`: what was begun, or why not.
+    fn rotate_keys(&self) -> Result<String, String>;
 }
 
 /// A bound socket; removed when dropped.
@@ -152,7 +159,7 @@ impl LocalServer {
     }
 
     /// Answers for ever.
-    pub async fn run(self, answers: Arc<dyn Answers>) {
+    pub async fn run(&self, answers: Arc<dyn Answers>) {
         let clients = Arc::new(Semaphore::new(CLIENTS));
         let own = rustix::process::geteuid().as_raw();
         loop {
@@ -198,8 +205,12 @@ async fn serve(stream: UnixStream, answers: &dyn Answers) -> io::Result<()> {
     let answer = match question.trim() {
         "status" => serde_json::to_vec(&answers.status()),
         "pods" => serde_json::to_vec(&answers.pods()),
+        "rotate-keys" => serde_json::to_vec(&match answers.rotate_keys() {
+            Ok(begun) => serde_json::json!({ "begun": begun }),
+            Err(error) => serde_json::json!({ "error": error }),
+        }),
         other => serde_json::to_vec(&serde_json::json!({
-            "error": format!("this agent does not know {other:?}: expected status or pods")
+            "error": format!("this agent does not know {other:?}: expected status, pods or rotate-keys")
         })),
     };
     write.write_all(&answer.map_err(io::Error::other)?).await?;

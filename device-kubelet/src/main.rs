@@ -1,11 +1,17 @@
 //! The agent of a device: runs the pods that the cluster wants here, and tells about them when asked.
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use device_kubelet::{
-    agent::Agent,
+    agent::{Agent, request},
+    enroll::{self, CREDENTIAL, Enrollment, Wish, decide::may_ask, membership::Membership},
     keys::DeviceKeys,
     local::{AgentStatus, client, table},
     runtime::{Runtime, memory::MemoryRuntime, podman::PodmanRuntime},
@@ -35,8 +41,29 @@ enum Command {
         #[command(flatten)]
         flags: Box<Flags>,
     },
-    /// Show this device's public keys, making the keys if there are none yet
+    /// Make this device a member of a fleet
+    ///
+    /// Either an operator enrolled it first (`fleet device enroll NAME`) and gave it a file: `--intent FILE`. Or it
+    /// asks first (`--request`), with name, nats-url, nats-ca-file, fleet-root-key and fleet-keys-file from the
+    /// settings, and waits until somebody approves it. Start the agent afterwards. Running this again on an
+    /// enrolled device changes nothing.
+    Enroll {
+        /// File that `fleet device enroll` wrote; `-` reads it from stdin
+        #[arg(long, value_name = "FILE", required_unless_present = "request", conflicts_with = "request")]
+        intent: Option<PathBuf>,
+        /// Ask for membership, and wait until somebody approves it
+        #[arg(long)]
+        request: bool,
+        /// Settings file (TOML) [default: /etc/harmony-fleet/device-kubelet.toml, if it exists]
+        #[arg(long, env = "DEVICE_KUBELET_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        flags: Box<Flags>,
+    },
+    /// Show this device's public keys and their fingerprint, making the keys if there are none yet
     Keys(Local),
+    /// Make new keys for this device and have the fleet take them; the agent has to be running and connected
+    RotateKeys(Local),
     /// Show how the agent on this device is; works without network
     Status(Local),
     /// Show the pods on this device; works without network
@@ -89,8 +116,21 @@ fn run(command: Command) -> anyhow::Result<()> {
             let keys = DeviceKeys::load_or_create(&local.data_dir()?)?.public();
             match local.output {
                 Output::Json => print(&serde_json::to_string(&keys)?),
-                Output::Table => print(&format!("IDENTITY   {}\nCURVE      {}", keys.identity, keys.curve)),
+                Output::Table => print(&format!(
+                    "IDENTITY      {}\nCURVE         {}\nFINGERPRINT   {}",
+                    keys.identity, keys.curve, keys.fingerprint
+                )),
             }
+        }
+        Command::RotateKeys(local) => {
+            let answer: serde_json::Value = client::ask(&local.data_dir()?, "rotate-keys")?;
+            match local.output {
+                Output::Json => print(&answer.to_string()),
+                Output::Table => print(answer["begun"].as_str().unwrap_or("begun")),
+            }
+        }
+        Command::Enroll { intent, request: _, config, flags } => {
+            enroll(intent.as_deref(), &flags.over(config_file(config).as_deref())?.resolve()?)
         }
         Command::Status(local) => {
             let data_dir = local.data_dir()?;
@@ -133,6 +173,39 @@ fn print(text: &str) -> anyhow::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("cannot write to stdout"),
     }
+}
+
+/// Enrolls in the foreground: a person waits, or a script.
+fn enroll(intent: Option<&Path>, settings: &Settings) -> anyhow::Result<()> {
+    telemetry::init(
+        settings.log_format,
+        if settings.log_level == "info" { "warn" } else { &settings.log_level },
+    )?;
+    install_crypto_provider();
+    let data_dir = &settings.data_dir;
+    let wish: Wish = match intent {
+        Some(file) => enroll::read_intent(file)?.into(),
+        None => request(settings)?,
+    };
+    let membership = Membership::load(data_dir)?;
+    if membership.revoked.is_none() && membership.device.is_some() && data_dir.join(CREDENTIAL).exists() {
+        may_ask(&membership, &wish.device, &wish.root_key)?;
+        return print(&format!("This device is enrolled as {} already.", wish.device));
+    }
+    let device = wish.device.clone();
+    let enrollment = Enrollment::prepare(data_dir, wish)?;
+    print(&format!("Device        {device}\nFingerprint   {}", enrollment.fingerprint()))?;
+    let executor = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    executor.block_on(enrollment.run(|progress| {
+        // Who does not read it still gets the exit code.
+        let _ = print(&progress.to_string());
+    }))?;
+    print(&format!(
+        "This device is enrolled as {device}. (Re)start the agent: systemctl restart device-kubelet"
+    ))
 }
 
 fn agent(settings: Settings) -> anyhow::Result<()> {

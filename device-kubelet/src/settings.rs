@@ -9,7 +9,7 @@ use std::{
 };
 
 use fleet_daemon::{
-    settings::{Seconds, SettingsError, invalid, merge, parse, required},
+    settings::{Seconds, SettingsError, invalid, merge, parse},
     telemetry::LogFormat,
 };
 use fleet_wire::name::DeviceName;
@@ -27,8 +27,8 @@ const DEFAULT_PODMAN_SOCKET: &str = "unix:///run/podman/podman.sock";
 #[derive(Debug, Clone, Default, clap::Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Flags {
-    /// Name of this device: the name of its Node. An RFC 1123 label (a-z, 0-9 and '-', at most 63).
-    /// Required.
+    /// Name of this device: the name of its Node. An RFC 1123 label (a-z, 0-9 and '-', at most 63). An enrolled
+    /// device knows it.
     #[arg(long, env = "DEVICE_KUBELET_NAME", value_name = "NAME")]
     pub name: Option<String>,
 
@@ -36,7 +36,8 @@ pub struct Flags {
     #[arg(long, env = "DEVICE_KUBELET_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 
-    /// Where NATS is: nats://host:4222 or tls://host:4222; several are separated by commas. Required.
+    /// Where NATS is: nats://host:4222 or tls://host:4222; several are separated by commas. An
+    /// enrolled device knows it.
     #[arg(long, env = "DEVICE_KUBELET_NATS_URL", value_name = "URL")]
     pub nats_url: Option<String>,
 
@@ -45,14 +46,27 @@ pub struct Flags {
     #[arg(long, env = "DEVICE_KUBELET_NATS_CA_FILE", value_name = "FILE")]
     pub nats_ca_file: Option<PathBuf>,
 
-    /// Public root key of the fleet (an nkey that begins with O), the only one this device believes.
-    /// Required.
+    /// Public root key of the fleet (an nkey that begins with O), the only one this device believes. An enrolled
+    /// device knows it.
     #[arg(long, env = "DEVICE_KUBELET_FLEET_ROOT_KEY", value_name = "KEY")]
     pub fleet_root_key: Option<String>,
 
-    /// Statement of the fleet's curve keys, signed with the root key (JSON). Required.
+    /// Statement of the fleet's curve keys, signed with the root key (JSON). An enrolled device has it.
     #[arg(long, env = "DEVICE_KUBELET_FLEET_KEYS_FILE", value_name = "FILE")]
     pub fleet_keys_file: Option<PathBuf>,
+
+    /// File that `fleet device enroll` wrote: used if this device is not enrolled, and removed when it is
+    #[arg(long, env = "DEVICE_KUBELET_ENROLLMENT_FILE", value_name = "FILE")]
+    pub enrollment_file: Option<PathBuf>,
+
+    /// Ask the fleet for membership if this device is not enrolled, and wait until somebody approves it
+    /// [default: false]
+    #[arg(long, env = "DEVICE_KUBELET_REQUEST_ENROLLMENT", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub request_enrollment: Option<bool>,
+
+    /// Keep running the pods, and keep their secrets, when the fleet revokes this device [default: false]
+    #[arg(long, env = "DEVICE_KUBELET_KEEP_ON_REVOKE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub keep_on_revoke: Option<bool>,
 
     /// Socket of Podman's API: unix://PATH [default: unix:///run/podman/podman.sock]
     #[arg(long, env = "DEVICE_KUBELET_PODMAN_SOCKET", value_name = "URL")]
@@ -110,18 +124,24 @@ pub enum RuntimeKind {
 /// Settings with their meaning.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Name of the device.
-    pub name: DeviceName,
+    /// Name of the device, unless its enrollment says it.
+    pub name: Option<DeviceName>,
     /// Folder of everything durable.
     pub data_dir: PathBuf,
-    /// Where NATS is.
-    pub nats_url: String,
+    /// Where NATS is, unless the credential says it.
+    pub nats_url: Option<String>,
     /// CA of the NATS server.
     pub nats_ca_file: Option<PathBuf>,
-    /// Public root key of the fleet.
-    pub fleet_root_key: String,
+    /// Public root key of the fleet, unless it was pinned at enrollment.
+    pub fleet_root_key: Option<String>,
     /// Statement of the fleet's keys.
-    pub fleet_keys_file: PathBuf,
+    pub fleet_keys_file: Option<PathBuf>,
+    /// What `fleet device enroll` wrote.
+    pub enrollment_file: Option<PathBuf>,
+    /// Whether a device that is no member asks to become one.
+    pub request_enrollment: bool,
+    /// Whether pods go on although the device was revoked.
+    pub keep_on_revoke: bool,
     /// Socket of Podman's API.
     pub podman_socket: String,
     /// What runs containers.
@@ -165,17 +185,18 @@ impl Flags {
             return Err(invalid("data-dir", data_dir.display(), "an absolute path"));
         }
         let label = "an RFC 1123 label: 1 to 63 of a-z, 0-9 and '-', as the Node's name";
-        let name = required("name", self.name, label)?;
         let root = "the fleet's public root key, an nkey that begins with O";
         let url = "nats://host:4222 or tls://host:4222";
-        let file = "the path of the signed statement of the fleet's keys (JSON)";
         Ok(Settings {
-            name: parse("name", &name, label)?,
+            name: self.name.map(|name| parse("name", &name, label)).transpose()?,
             data_dir,
-            nats_url: nats_url(required("nats-url", self.nats_url, url)?, url)?,
+            nats_url: self.nats_url.map(|given| nats_url(given, url)).transpose()?,
             nats_ca_file: self.nats_ca_file,
-            fleet_root_key: root_key(required("fleet-root-key", self.fleet_root_key, root)?, root)?,
-            fleet_keys_file: required("fleet-keys-file", self.fleet_keys_file, file)?,
+            fleet_root_key: self.fleet_root_key.map(|key| root_key(key, root)).transpose()?,
+            fleet_keys_file: self.fleet_keys_file,
+            enrollment_file: self.enrollment_file,
+            request_enrollment: self.request_enrollment.unwrap_or_default(),
+            keep_on_revoke: self.keep_on_revoke.unwrap_or_default(),
             podman_socket: podman_socket(self.podman_socket)?,
             runtime: self.runtime.unwrap_or_default(),
             heartbeat_interval: seconds("heartbeat-interval", self.heartbeat_interval, 10, 300)?,
@@ -313,9 +334,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
-        let error = Flags { nats_url: None, ..good() }.resolve().unwrap_err().to_string();
-        assert!(error.contains("`nats-url`") && error.contains("missing"), "{error}");
+    fn an_enrolled_device_needs_no_setting_at_all() {
+        let settings = Flags::default().resolve().unwrap();
+        assert_eq!((settings.name, settings.nats_url), (None, None));
+        assert!(!settings.request_enrollment && !settings.keep_on_revoke);
+        let flags =
+            Command::try_parse_from(["x", "--request-enrollment", "--keep-on-revoke=false"]).unwrap().flags;
+        let settings = flags.resolve().unwrap();
+        assert!(settings.request_enrollment && !settings.keep_on_revoke);
     }
 
     #[test]

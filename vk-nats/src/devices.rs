@@ -18,6 +18,7 @@ mod desired;
 mod directory;
 mod down;
 mod ear;
+mod fleet;
 mod incarnation;
 mod stream;
 
@@ -25,4 +26,5 @@ pub use courier::{Courier, Publisher};
 pub use directory::{Context, Settings, run};
 pub use down::{Devices, DownError};
 pub use ear::{Arrivals, Inbound, QUEUE, Subscriber};
+pub use fleet::{Fleet, FleetError, FleetFiles, follow as follow_fleet};
 pub use stream::DeviceStream;

@@ -15,11 +15,14 @@ use fleet_daemon::{
 };
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use prometheus_client::registry::Registry;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
     bundle::{Assembly, DesiredSets, Inputs},
-    devices::{self, Context, Courier, Devices},
+    devices::{self, Context, Courier, Devices, Fleet},
     identity::{Gate, NodeClient},
     kubelet_api::{self, KubeletApi, TlsFiles},
     metrics::Metrics,
@@ -105,7 +108,7 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
     let node_client = NodeClient::new(client.clone(), gate, tenure.clone(), Arc::clone(&metrics));
     let (node_store, pod_store) = (Nodes::default(), Pods::default());
     let (sets, devices) = (DesiredSets::default(), Devices::default());
-    let channels = Channels::new();
+    let channels = Channels::new(settings.fleet.clone());
 
     tasks.spawn(
         "nodes",
@@ -159,13 +162,17 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
     };
     tasks.spawn("bundles", until(shutdown.clone(), Assembly::new(follower, sets.clone()).run(inputs)));
 
+    tasks.spawn(
+        "fleet-keys",
+        until(shutdown.clone(), devices::follow_fleet(settings.fleet_files.clone(), channels.fleet_changes)),
+    );
     let context = Context {
         settings: devices::Settings {
             node_address: settings.node_address,
             node_lease_duration: settings.node_lease_duration,
             heartbeat_interval: settings.heartbeat_interval,
         },
-        keys: settings.fleet_keys.clone(),
+        fleet: channels.fleet,
         epoch,
         courier: Courier::new(Arc::new(nats.client.clone()), tenure),
         ear: Arc::new(nats.client),
@@ -210,10 +217,13 @@ struct Channels {
     pods: mpsc::UnboundedReceiver<pods::PodChange>,
     service_changes: mpsc::UnboundedSender<services::ServiceChange>,
     services: mpsc::UnboundedReceiver<services::ServiceChange>,
+    fleet_changes: watch::Sender<Fleet>,
+    fleet: watch::Receiver<Fleet>,
 }
 
 impl Channels {
-    fn new() -> Self {
+    fn new(fleet: Fleet) -> Self {
+        let (fleet_changes, fleet) = watch::channel(fleet);
         let (node_changes, nodes) = mpsc::unbounded_channel();
         let (to_directory, directory_from_nodes) = mpsc::unbounded_channel();
         let (to_pods, pods_from_nodes) = mpsc::unbounded_channel();
@@ -233,6 +243,8 @@ impl Channels {
             pods,
             service_changes,
             services,
+            fleet_changes,
+            fleet,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -13,10 +13,12 @@ use fleet_daemon::{
     settings::{Seconds, SettingsError, invalid, parse, required},
     telemetry::LogFormat,
 };
-use fleet_wire::{keys::FleetKeys, name::KeyVersion};
 use serde::{Deserialize, Serialize};
 
-use crate::nodes::PortRange;
+use crate::{
+    devices::{Fleet, FleetFiles},
+    nodes::PortRange,
+};
 
 /// Settings as they are given. Every key may stand in the settings file (TOML), in the environment as
 /// `VK_NATS_<KEY>`, or be a flag; flags win over the environment, the environment over the file.
@@ -52,10 +54,16 @@ pub struct Flags {
     #[arg(long, env = "VK_NATS_NATS_TOKEN_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nats_token_file: Option<PathBuf>,
-    /// Files with the seeds of the fleet's curve keys (SX…), each named VERSION.nk, e.g. 1.nk.
+    /// Files with the seeds of the fleet's curve keys (SX…), each named VERSION.nk, e.g. 1.nk; or folders of such
+    /// files. Read again when they change.
     #[arg(long, env = "VK_NATS_FLEET_KEY_FILES", value_name = "FILES", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fleet_key_files: Option<Vec<PathBuf>>,
+    /// Statement of the fleet's curve keys, signed with the root key (JSON), to be handed out to devices that have
+    /// an older one. Read again when it changes.
+    #[arg(long, env = "VK_NATS_FLEET_KEYS_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fleet_keys_file: Option<PathBuf>,
     /// IP address that Nodes publish (as type Hostname), where the API server reaches this process.
     #[arg(long, env = "VK_NATS_NODE_ADDRESS", value_name = "IP")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -121,8 +129,10 @@ pub struct Settings {
     pub nats_ca_file: Option<PathBuf>,
     /// How this process logs in at NATS.
     pub nats_login: Login,
-    /// The fleet's secret curve keys.
-    pub fleet_keys: FleetKeys,
+    /// Where the fleet's keys lie.
+    pub fleet_files: FleetFiles,
+    /// The fleet's keys as they were at the start.
+    pub fleet: Fleet,
     /// Published by Nodes.
     pub node_address: IpAddr,
     /// Ports of Nodes.
@@ -172,6 +182,7 @@ impl Flags {
         let nats_login = nats_login(self.nats_seed_file, self.nats_token_file)?;
         let key_files =
             required("fleet-key-files", self.fleet_key_files, "files named <version>.nk, e.g. 1.nk")?;
+        let (fleet_files, fleet) = fleet(key_files, self.fleet_keys_file)?;
         let node_lease_duration = self.node_lease_duration.unwrap_or(Seconds(40));
         if node_lease_duration < Seconds(20) {
             return Err(invalid(
@@ -196,7 +207,8 @@ impl Flags {
             nats_url: required("nats-url", self.nats_url, "nats://host:port or tls://host:port")?,
             nats_ca_file: self.nats_ca_file,
             nats_login,
-            fleet_keys: fleet_keys(&key_files)?,
+            fleet_files,
+            fleet,
             node_address,
             node_port_range: parse("node-port-range", &range, "two ports joined by '-', e.g. 10300-20299")?,
             listen_address: parse("listen-address", &listen, ip)?,
@@ -229,28 +241,13 @@ fn nats_login(seed_file: Option<PathBuf>, token_file: Option<PathBuf>) -> Result
     Ok(Login::Credential { key, token: token_file.map(TokenSource::File) })
 }
 
-fn fleet_keys(files: &[PathBuf]) -> Result<FleetKeys, SettingsError> {
-    let key = "fleet-key-files";
-    let seeds = files
-        .iter()
-        .map(|file| {
-            let version = version(file).ok_or_else(|| {
-                invalid(key, file.display(), "files named <version>.nk with a version from 1, e.g. 1.nk")
-            })?;
-            let seed = std::fs::read_to_string(file)
-                .map_err(|error| invalid(key, file.display(), &because(&error)))?;
-            Ok((version, seed))
-        })
-        .collect::<Result<Vec<_>, SettingsError>>()?;
-    FleetKeys::from_seeds(seeds).map_err(|error| {
-        let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-        invalid(key, names.join(","), &because(&error))
-    })
-}
-
-fn version(file: &Path) -> Option<KeyVersion> {
-    let name = file.file_name()?.to_str()?.strip_suffix(".nk")?;
-    name.parse().ok().filter(|version| *version > 0).map(KeyVersion)
+fn fleet(seeds: Vec<PathBuf>, statement: Option<PathBuf>) -> Result<(FleetFiles, Fleet), SettingsError> {
+    let files = FleetFiles { seeds, statement };
+    let fleet = files.read().map_err(|error| {
+        let names: Vec<String> = files.seeds.iter().map(|file| file.display().to_string()).collect();
+        invalid("fleet-key-files", names.join(","), &because(&error))
+    })?;
+    Ok((files, fleet))
 }
 
 fn because(error: &dyn std::error::Error) -> String {

@@ -15,7 +15,7 @@ pub use desired::{
     Bundle, BundleConfigMap, BundleEntry, BundleSecret, Delta, DesiredVersion, FetchReply, FetchRequest,
     MissingReference, NodeSettings, ReferenceKind, SyncRequest,
 };
-pub use hello::{HelloReply, HelloRequest, PROTOCOL, ProtocolVersion, Rehello, Revoked};
+pub use hello::{HelloReply, HelloRequest, PROTOCOL, ProtocolVersion, Rehello, Revoked, Rotate};
 pub use logs::{LogsReply, LogsRequest};
 pub use refusal::{Refusal, RefusalCode, Reply};
 pub use report::{

@@ -107,6 +107,24 @@ impl DeviceSession {
         self.epoch
     }
 
+    /// The version of the fleet's key with which the live session is sealed.
+    pub fn key_version(&self) -> Option<KeyVersion> {
+        self.live.as_ref().map(|live| live.key_version)
+    }
+
+    /// The fleet has other keys: the next hello is sealed with the newest. A live session goes on as long as
+    /// its version is among them.
+    pub fn set_fleet(&mut self, fleet: FleetKeys) {
+        self.fleet = fleet;
+    }
+
+    /// The device has another curve key: what was sealed with the old one ends.
+    pub fn set_own(&mut self, own: XKey) {
+        self.own = own;
+        self.live = None;
+        self.hello = None;
+    }
+
     /// Seals a hello with a fresh nonce. An open session stays until the answer comes.
     pub fn seal_hello<T: Serialize>(&mut self, subject: &str, body: &T) -> Result<Vec<u8>, EnvelopeError> {
         let nonce = Nonce::random();
@@ -257,6 +275,16 @@ impl FleetSession {
     /// The live session's id.
     pub fn id(&self) -> Option<SessionId> {
         self.live.as_ref().map(|live| live.id)
+    }
+
+    /// The version of the fleet's key with which the live session is sealed.
+    pub fn key_version(&self) -> Option<KeyVersion> {
+        self.live.as_ref().map(|live| live.key_version)
+    }
+
+    /// The fleet has other keys. Sessions go on as long as their version is among them.
+    pub fn set_fleet(&mut self, fleet: FleetKeys) {
+        self.fleet = fleet;
     }
 
     /// Sessions of answered hellos that wait for their first message, oldest first. Only a few are kept: what

@@ -82,6 +82,8 @@ verbs!(
         Logs = "logs",
         /// The device is no longer a member of the fleet.
         Revoked = "revoked",
+        /// Make new keys: [`crate::message::Rotate`], not answered (the next hello tells).
+        Rotate = "rotate",
     }
 );
 

@@ -159,3 +159,29 @@ fn nothing_shows_the_seed() {
     let shown = format!("{credential:?} {:?} {:?}", credential.login(), Login::Applicant { key });
     assert!(!shown.contains(&seed), "{shown}");
 }
+
+#[cfg(feature = "oidc")]
+#[test]
+fn an_account_at_a_provider_is_read_back_with_its_files_beside_the_credential() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("credential.toml");
+    let text = format!(
+        "nats-url = \"nats://a:1\"\nseed = \"{}\"\n[token.oidc]\nissuer = \"https://id.example\"\n\
+         client-id = \"pi-7\"\nclient-secret-file = \"secret\"\n",
+        seed()
+    );
+    write(&file, &text, 0o600);
+    for _ in 0..2 {
+        let read = DeviceCredential::load(&file).unwrap();
+        let Some(TokenSource::Oidc(login)) = &read.token else { panic!("{read:?}") };
+        assert_eq!(login.settings().client_secret_file, Some(dir.path().join("secret")));
+        read.store(&file).unwrap();
+    }
+    assert!(fs::read_to_string(&file).unwrap().contains("client-secret-file = \"secret\""));
+    write(&file, &text.replace("client-id = \"pi-7\"\n", ""), 0o600);
+    let error = DeviceCredential::load(&file).unwrap_err().to_string();
+    assert!(error.contains("client-id"), "{error}");
+    write(&file, &format!("{text}[token]\nfile = \"t\"\n"), 0o600);
+    assert!(DeviceCredential::load(&file).is_err());
+}

@@ -13,12 +13,14 @@ use bytes::Bytes;
 use fleet_daemon::nats::{Connection, LinkState};
 use fleet_wire::{
     envelope::{EnvelopeError, Opened, SessionId},
+    keys::FleetKeys,
     message::{HelloReply, HelloRequest, Refusal, RefusalCode, Reply},
-    name::{DeviceName, RequestId},
+    name::{DeviceName, KeyVersion, RequestId},
     session::DeviceSession,
     stream::Frame,
     subject::{Leg, Subject, UpVerb},
 };
+use nkeys::XKey;
 use serde::{Serialize, de::DeserializeOwned, de::IgnoredAny};
 
 use super::metrics::LinkMetrics;
@@ -135,6 +137,21 @@ impl Channel {
     /// The session's id, for people.
     pub fn session_id(&self) -> Option<SessionId> {
         self.session().id()
+    }
+
+    /// The fleet has other keys, for the next hello on.
+    pub fn set_fleet(&self, fleet: FleetKeys) {
+        self.session().set_fleet(fleet);
+    }
+
+    /// The device has another curve key; the session ends.
+    pub fn set_own(&self, own: XKey) {
+        self.session().set_own(own);
+    }
+
+    /// The version of the fleet's key with which the session is sealed.
+    pub fn key_version(&self) -> Option<KeyVersion> {
+        self.session().key_version()
     }
 
     /// Says hello. When it returns, the session is open.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_nats::{Message, Subscriber};
 use fleet_wire::{
     envelope::{EnvelopeError, Opened},
-    message::{Delta, LogsReply, LogsRequest, Refusal, RefusalCode, Rehello, Reply, Revoked},
+    message::{Delta, LogsReply, LogsRequest, Refusal, RefusalCode, Rehello, Reply, Revoked, Rotate},
     name::RequestId,
     stream::Frame,
     subject::{DownVerb, Leg, Subject},
@@ -93,7 +93,14 @@ impl Dispatch {
                 }
             },
             DownVerb::Revoked => match opened.body::<Revoked>() {
-                Ok(revoked) => self.tell(Command::Revoked(revoked.reason)),
+                // Not one to drop when many wait: nobody says it again.
+                Ok(revoked) => {
+                    let _ = self.driver.send(Command::Revoked(revoked.reason)).await;
+                }
+                Err(error) => self.refused(subject, &error),
+            },
+            DownVerb::Rotate => match opened.body::<Rotate>() {
+                Ok(rotate) => self.tell(Command::Rotate(rotate.request)),
                 Err(error) => self.refused(subject, &error),
             },
             DownVerb::Logs => match opened.body::<LogsRequest>() {

@@ -13,6 +13,7 @@ use std::{sync::Arc, time::Duration};
 use fleet_daemon::nats::LinkState;
 use fleet_wire::{
     digest::Digest,
+    keys::SignedKeyStatement,
     message::{Delta, DesiredVersion, HelloRequest, NodeSettings, PROTOCOL, SyncRequest},
     subject::UpVerb,
 };
@@ -29,6 +30,8 @@ use super::{
     channel::{Channel, RequestError},
     incarnation::Incarnation,
     opening::{Event, Opening},
+    revocation,
+    standing::Standing,
     upload::ReportedNode,
 };
 use crate::pods::{Pods, PodsError};
@@ -47,6 +50,8 @@ pub enum Command {
     SessionUnknown(String),
     /// `down.revoked`
     Revoked(String),
+    /// `down.rotate`
+    Rotate(String),
 }
 
 /// What the link looks like to the rest of the agent.
@@ -81,6 +86,12 @@ pub struct Driver {
     pub pods: Pods,
     /// The token of continuity.
     pub incarnation: Incarnation,
+    /// Membership and trust.
+    pub standing: Standing,
+    /// Whether pods go on although the device was revoked.
+    pub keep_on_revoke: bool,
+    /// Who changes the device's keys.
+    pub rotations: mpsc::Sender<Option<String>>,
     /// The device as a Node.
     pub node: watch::Receiver<Option<NodeStatus>>,
     /// What of it the cluster side has.
@@ -97,6 +108,9 @@ pub struct Driver {
 
 /// After an incarnation token could not be written (a full disk).
 const STORE_TOKEN_AGAIN: Duration = Duration::from_secs(30);
+
+/// After the pods of a revoked device could not be erased (a full disk).
+const ERASE_AGAIN: Duration = Duration::from_secs(30);
 
 /// When to sync next.
 struct SyncPlan {
@@ -146,6 +160,10 @@ impl Driver {
         let mut sync = SyncPlan::new();
         let overflow = Arc::clone(&self.overflow);
         let mut token_due = None;
+        let mut erase_due = None;
+        if self.standing.membership().revoked.is_some() {
+            erase_due = self.erase().await;
+        }
         loop {
             let hello_due = opening.due();
             let sync_due = sync.due.filter(|_| opening.is_open() && self.channel.is_connected());
@@ -170,7 +188,14 @@ impl Driver {
                     Some(Command::Revoked(reason)) => {
                         tracing::warn!(reason, "this device was removed from the fleet");
                         self.problem(format!("removed from the fleet: {reason}"));
+                        // First of all, so that a power cut does not bring the pods back.
+                        revocation::note(&self.standing, &reason);
+                        erase_due = self.erase().await;
                         event = Some(Event::Unknown);
+                    }
+                    Some(Command::Rotate(request)) => {
+                        // One is enough: the cluster side asks again until the hello says that it was done.
+                        let _ = self.rotations.try_send(Some(request));
                     }
                 },
                 () = overflow.notified() => sync.soon(),
@@ -179,12 +204,20 @@ impl Driver {
                     event = Some(self.hello(&mut sync, &mut token_due).await);
                 }
                 () = at(sync_due) => event = self.sync(&mut sync).await,
+                () = at(erase_due) => erase_due = self.erase().await,
                 () = at(token_due) => {
                     token_due = self.incarnation.store_again().is_err().then(|| Instant::now() + STORE_TOKEN_AGAIN);
                 }
             }
             if let Some(event) = event {
                 opening.on(&event, Instant::now(), rand::random());
+                if event == Event::Accepted {
+                    erase_due = None;
+                    if self.channel.key_version() != self.standing.newest_key() {
+                        tracing::info!("the fleet has a newer key: saying hello with it");
+                        opening.on(&Event::Unknown, Instant::now(), rand::random());
+                    }
+                }
             }
             self.show(opening.is_open(), sync.due.is_some());
         }
@@ -209,6 +242,8 @@ impl Driver {
             incarnation,
             desired: held.version,
             set_digest: held.set_digest,
+            key_statement: self.standing.statement(),
+            rotated: self.standing.membership().rotated,
             node,
         };
         let reply = match self.channel.hello(&request, HELLO_TIMEOUT).await {
@@ -227,6 +262,7 @@ impl Driver {
             tracing::error!(%error, "cannot write down the incarnation token; trying again");
             *token_due = Some(Instant::now() + STORE_TOKEN_AGAIN);
         }
+        self.accepted(reply.keys.as_ref());
         self.reported_node.reported(request.node);
         // A new session is a new chance, whatever failed before.
         sync.done();
@@ -250,6 +286,54 @@ impl Driver {
             view.problem = None;
         });
         Event::Accepted
+    }
+
+    /// The fleet took the device's hello: it is a member. `keys`: what the fleet says of its own.
+    fn accepted(&self, keys: Option<&SignedKeyStatement>) {
+        if self.standing.membership().revoked.is_some() {
+            tracing::info!("this device is a member of the fleet again");
+            if let Err(error) = self.standing.update(|membership| membership.revoked = None) {
+                tracing::error!(
+                    error = causes(&error),
+                    "cannot write down that this device is a member again"
+                );
+            }
+        }
+        match keys.map(|keys| self.standing.offer(keys)) {
+            Some(Ok(Some(fleet))) => {
+                tracing::info!(
+                    statement = self.standing.statement(),
+                    version = fleet.newest().0.0,
+                    "the fleet's keys have changed"
+                );
+                self.channel.set_fleet(fleet);
+            }
+            Some(Err(error)) => {
+                tracing::error!(
+                    error = causes(&error),
+                    "what the cluster side says of the fleet's keys is refused"
+                );
+            }
+            None | Some(Ok(None)) => {}
+        }
+    }
+
+    /// Erases the pods of a revoked device; when to try again, if that failed.
+    async fn erase(&self) -> Option<Instant> {
+        if self.keep_on_revoke {
+            tracing::warn!("pods and their secrets stay on this device: keep-on-revoke is set");
+            return None;
+        }
+        match revocation::erase(&self.pods, &self.standing).await {
+            Ok(()) => {
+                tracing::warn!("pods are being stopped; desired state and secrets were erased");
+                None
+            }
+            Err(error) => {
+                tracing::error!(error = causes(&error), "secrets of pods could not be erased, trying again");
+                Some(Instant::now() + ERASE_AGAIN)
+            }
+        }
     }
 
     async fn sync(&mut self, sync: &mut SyncPlan) -> Option<Event> {

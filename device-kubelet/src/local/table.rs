@@ -58,6 +58,17 @@ pub fn status(status: &AgentStatus, now: Timestamp) -> String {
         ["NATS".to_owned(), format!("{} ({nats})", status.nats.url)],
         ["Session".to_owned(), session],
     ];
+    if let Some(revoked) = &status.revoked {
+        rows.push([
+            "Revoked".to_owned(),
+            format!(
+                "{} ago: {}. To use it again, `fleet device undelete {}`, or enroll it anew",
+                age(revoked.at, now),
+                revoked.reason,
+                status.name
+            ),
+        ]);
+    }
     if let Some(version) = &status.session.cluster_version {
         rows.push(["Cluster side".to_owned(), version.clone()]);
     }

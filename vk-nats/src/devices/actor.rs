@@ -2,6 +2,7 @@
 
 mod ask;
 mod greet;
+mod membership;
 mod push;
 mod report;
 mod upkeep;
@@ -39,6 +40,7 @@ use super::{
     directory::Context,
     down::{DownError, Handle},
     ear::{self, Arrivals, Inbound},
+    fleet::Fleet,
     incarnation::Token,
     stream::Streams,
 };
@@ -50,6 +52,7 @@ use crate::{
 };
 
 use greet::Greeting;
+use membership::Keys;
 use upkeep::Upkeep;
 
 /// How often at most a device is asked to say hello again.
@@ -78,7 +81,9 @@ pub enum Input {
         /// The frame.
         frame: Frame,
     },
-    /// The Node is gone.
+    /// The Node is gone, as far as the watch shows: if it really is, the device is told.
+    Gone,
+    /// Another actor takes over: the device was given new keys.
     End,
 }
 
@@ -148,12 +153,16 @@ pub struct Actor {
     complaints: Complaints,
     rehello_due: Option<Instant>,
     rehello_at: Option<Instant>,
+    fleet: watch::Receiver<Fleet>,
+    keys: Keys,
 }
 
 impl Actor {
     /// An actor for the device of this handle.
     pub fn new(context: Arc<Context>, handle: &Handle, inbox: mpsc::Receiver<Box<Input>>) -> Self {
         let node = handle.node.subscribe();
+        let mut fleet = context.fleet.clone();
+        let keys = fleet.borrow_and_update().keys.clone();
         let first = Arc::clone(&node.borrow().0);
         let device = first.device.clone();
         // A device that the API believes ready probably has a session with an earlier incarnation: ask it
@@ -161,12 +170,7 @@ impl Actor {
         let rehello_due =
             first.is_ready().then(|| Instant::now() + Duration::from_secs_f64(rand::random_range(0.0..1.0)));
         Self {
-            session: FleetSession::new(
-                device.clone(),
-                first.curve_key.clone(),
-                context.keys.clone(),
-                context.epoch,
-            ),
+            session: FleetSession::new(device.clone(), first.curve_key.clone(), keys, context.epoch),
             set: context.sets.receiver(&device),
             token: first.incarnation.as_deref().and_then(Token::parse),
             conflict: first
@@ -187,6 +191,8 @@ impl Actor {
             complaints: Complaints::default(),
             rehello_due,
             rehello_at: None,
+            fleet,
+            keys: Keys::default(),
             context,
             device,
             node,
@@ -213,6 +219,10 @@ impl Actor {
                 () = &mut stop => break Ok(()),
                 input = self.inbox.recv() => match input.map(|input| *input) {
                     None | Some(Input::End) => break Ok(()),
+                    Some(Input::Gone) => {
+                        Box::pin(self.tell_revoked()).await;
+                        break Ok(());
+                    }
                     Some(Input::Ask(question)) => Box::pin(self.ask(question)).await,
                     Some(Input::Frame { stream, number, frame }) => {
                         Box::pin(self.send_frame(&stream, number, &frame)).await;
@@ -229,6 +239,7 @@ impl Actor {
                     Err(_) => self.set = self.context.sets.receiver(&self.device),
                 },
                 Ok(()) = self.node.changed() => self.node_changed(),
+                Ok(()) = self.fleet.changed() => self.fleet_changed(),
                 Some(done) = self.work.join_next(), if !self.work.is_empty() => {
                     if let Ok(done) = done {
                         Box::pin(self.done(done)).await;
@@ -258,7 +269,7 @@ impl Actor {
     /// When something is due at the latest.
     fn deadline(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
-        [self.push_due, self.rehello_due, self.upkeep.deadline(&self.context.settings)]
+        [self.push_due, self.rehello_due, self.keys.deadline(), self.upkeep.deadline(&self.context.settings)]
             .into_iter()
             .flatten()
             .fold(far, Instant::min)
@@ -275,6 +286,7 @@ impl Actor {
             self.push_due = None;
             self.push(now).await;
         }
+        Box::pin(self.keep_keys(now)).await;
         self.keep_up(now);
     }
 

@@ -3,10 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use fleet_daemon::shutdown::Shutdown;
-use fleet_wire::{
-    keys::FleetKeys,
-    name::{DeviceName, OwnerEpoch},
-};
+use fleet_wire::name::{DeviceName, OwnerEpoch};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -19,6 +16,7 @@ use super::{
     courier::Courier,
     down::{Devices, Handle},
     ear::Subscriber,
+    fleet::Fleet,
     stream::Streams,
 };
 use crate::{
@@ -37,8 +35,8 @@ const QUEUE: usize = 128;
 pub struct Context {
     /// Settings.
     pub settings: Settings,
-    /// The fleet's secret curve keys.
-    pub keys: FleetKeys,
+    /// The fleet's keys.
+    pub fleet: watch::Receiver<Fleet>,
     /// This incarnation.
     pub epoch: OwnerEpoch,
     /// Publishes to devices.
@@ -107,7 +105,7 @@ struct Directory {
 impl Directory {
     fn node(&mut self, change: NodeChange) {
         match change {
-            NodeChange::Gone(device) => self.end(&device),
+            NodeChange::Gone(device) => self.end(&device, Input::Gone),
             NodeChange::Applied(node, port) => {
                 // One whose actor failed counts as unknown.
                 if let Some(handle) =
@@ -123,7 +121,7 @@ impl Directory {
                         return;
                     }
                     // Enrolled anew: sessions with the old keys end.
-                    self.end(&node.device);
+                    self.end(&node.device, Input::End);
                 }
                 self.begin(node, port);
             }
@@ -146,10 +144,10 @@ impl Directory {
     }
 
     /// The actor ends when the last handle to its inbox is gone, or at once if nobody else has one.
-    fn end(&self, device: &DeviceName) {
+    fn end(&self, device: &DeviceName, why: Input) {
         if let Some(handle) = self.devices.remove(device) {
             handle.streams.end_all();
-            if handle.inbox.try_send(Box::new(Input::End)).is_err() {
+            if handle.inbox.try_send(Box::new(why)).is_err() {
                 tracing::debug!(%device, "the actor's queue is full; it ends with its last handle");
             }
         }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use fleet_wire::{
-    enrollment::{CURVE_KEY, DEVICE_LABEL, IDENTITY_KEY, INCARNATION, PROVIDER, REPORT_POD_IP},
+    enrollment::{
+        CURVE_KEY, DEVICE_LABEL, IDENTITY_KEY, INCARNATION, KEY_VERSION, PROVIDER, REPORT_POD_IP, ROTATE_KEYS,
+    },
     message::NodeSettings,
     name::DeviceName,
 };
@@ -21,6 +23,10 @@ pub struct DeviceNode {
     pub curve_key: XKey,
     /// Token of the last hello that the device proved to have received.
     pub incarnation: Option<String>,
+    /// Version of the fleet's key that the device used last, as it stands in the Node.
+    pub key_version: Option<String>,
+    /// The operator's request for new keys of the device.
+    pub rotate: Option<String>,
     /// What the Node's owner set.
     pub settings: NodeSettings,
     /// Port in `status.daemonEndpoints`, if there is one.
@@ -95,6 +101,8 @@ impl DeviceNode {
             uid: node.metadata.uid.clone().unwrap_or_default(),
             curve_key,
             incarnation: annotation(INCARNATION),
+            key_version: annotation(KEY_VERSION),
+            rotate: annotation(ROTATE_KEYS).filter(|value| !value.is_empty() && value.len() <= 256),
             settings: NodeSettings { report_pod_ip: annotation(REPORT_POD_IP).as_deref() == Some("true") },
             published_port,
             labels,

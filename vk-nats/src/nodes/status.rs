@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use fleet_wire::enrollment::INCARNATION;
+use fleet_wire::enrollment::{INCARNATION, KEY_VERSION};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{NodeCondition, NodeStatus},
@@ -32,6 +32,8 @@ pub struct Additions {
     pub incarnation: Option<String>,
     /// Whether the last hello showed an old token.
     pub identity_conflict: bool,
+    /// Version of the fleet's key in the device's session, if it has one.
+    pub key_version: Option<String>,
 }
 
 /// The strategic merge patch for `nodes/status`, or `None` when the API has all of it already.
@@ -52,6 +54,7 @@ pub fn patch(
         || conditions.iter().any(|condition| !stands(node, condition))
         || labels.iter().any(|(key, value)| node.labels.get(*key) != Some(value))
         || additions.incarnation.is_some() && node.incarnation != additions.incarnation
+        || additions.key_version.is_some() && node.key_version != additions.key_version
         || node.published_port != Some(additions.port)
         || !address_stands(node, additions)
         || written.map_or_else(|| differs(node, report), |written| written != report);
@@ -63,8 +66,13 @@ pub fn patch(
     if !labels.is_empty() {
         metadata.insert("labels".to_owned(), json!(labels));
     }
-    if let Some(incarnation) = &additions.incarnation {
-        metadata.insert("annotations".to_owned(), json!({ INCARNATION: incarnation }));
+    let annotations: BTreeMap<&str, &String> =
+        [(INCARNATION, &additions.incarnation), (KEY_VERSION, &additions.key_version)]
+            .into_iter()
+            .filter_map(|(key, value)| value.as_ref().map(|value| (key, value)))
+            .collect();
+    if !annotations.is_empty() {
+        metadata.insert("annotations".to_owned(), json!(annotations));
     }
     let mut status = Map::new();
     status.insert("conditions".to_owned(), json!(conditions));

@@ -42,7 +42,7 @@ fn a_minimal_setup_has_the_defaults() {
     assert_eq!(settings.namespace, "harmony-fleet");
     assert_eq!(settings.node_port_range.size(), 10_000);
     assert_eq!(settings.node_lease_duration, Duration::from_secs(40));
-    assert_eq!(settings.fleet_keys.newest().0, KeyVersion(1));
+    assert_eq!(settings.fleet.keys.newest().0, fleet_wire::name::KeyVersion(1));
 }
 
 #[test]

@@ -20,6 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
     again::<Reply<HelloReply>>(bytes);
     again::<Rehello>(bytes);
     again::<Revoked>(bytes);
+    again::<Rotate>(bytes);
     again::<SyncRequest>(bytes);
     again::<Reply<Delta>>(bytes);
     again::<Delta>(bytes);

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::NodeStatus;
 use serde::{Deserialize, Serialize};
 
 use super::{DesiredVersion, NodeSettings};
-use crate::{digest::Digest, name::OwnerEpoch};
+use crate::{digest::Digest, keys::SignedKeyStatement, name::OwnerEpoch};
 
 /// Version of the protocol: `major` stands in the subjects (`fleet.v1`), `minor` grows with additions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -16,7 +16,7 @@ pub struct ProtocolVersion {
 }
 
 /// The version that this crate speaks.
-pub const PROTOCOL: ProtocolVersion = ProtocolVersion { major: 1, minor: 0 };
+pub const PROTOCOL: ProtocolVersion = ProtocolVersion { major: 1, minor: 1 };
 
 /// `up.hello`: the first message of a connection. The nonces travel in the envelope's session header.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,6 +39,12 @@ pub struct HelloRequest {
     pub desired: DesiredVersion,
     /// [`Digest::of_set`] of the bundles that the device holds.
     pub set_digest: Digest,
+    /// Sequence of the newest statement of the fleet's keys that the device has accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_statement: Option<u64>,
+    /// [`Rotate::request`] that the device did last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotated: Option<String>,
     /// What the device reports of itself: capacity, allocatable, conditions, node info, images.
     /// Addresses and endpoints in it are for information; the cluster side sets its own.
     pub node: NodeStatus,
@@ -63,6 +69,10 @@ pub struct HelloReply {
     pub node_settings: NodeSettings,
     /// Digest of the desired set as the cluster side has it; differs from the device's → sync.
     pub set_digest: Digest,
+    /// The newest statement of the fleet's keys, if it is another than the device's. It is believed only with
+    /// the root key's signature, whoever sends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<SignedKeyStatement>,
 }
 
 /// `down.rehello`: the cluster side has no session with the device.
@@ -79,4 +89,12 @@ pub struct Rehello {
 pub struct Revoked {
     /// For the device's log.
     pub reason: String,
+}
+
+/// `down.rotate`: the device is to make itself new keys, and to have them enrolled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rotate {
+    /// Whatever the Node's annotation says; done once for each. The device says in its hello what it did last.
+    pub request: String,
 }

@@ -98,6 +98,7 @@ pub fn all() -> Vec<Sample> {
             Revoked { reason: "kubectl delete node pi-7".into() },
             Revoked { reason: String::new() },
         ),
+        sample("rotate", Rotate { request: "2026-11-21".into() }, Rotate { request: String::new() }),
         sample(
             "sync",
             SyncRequest { have: BTreeMap::from([(uid(), Digest::of(b"{}"))]), desired: desired() },
@@ -130,10 +131,14 @@ pub fn all() -> Vec<Sample> {
         sample("key_statement", key_statement(2), key_statement(1)),
         sample(
             "signed_key_statement",
-            SignedKeyStatement { statement: "{\"sequence\":1}".into(), signature: "c2lnbmVk".into() },
+            signed_statement(),
             SignedKeyStatement { statement: String::new(), signature: String::new() },
         ),
     ]
+}
+
+fn signed_statement() -> SignedKeyStatement {
+    SignedKeyStatement { statement: "{\"sequence\":1}".into(), signature: "c2lnbmVk".into() }
 }
 
 fn uid() -> PodUid {
@@ -161,6 +166,8 @@ fn hello() -> HelloRequest {
         incarnation: Some("3f6c2f0e".into()),
         desired: desired(),
         set_digest: Digest::of_set([(&uid(), &Digest::of(b"{}"))]),
+        key_statement: Some(4),
+        rotated: Some("2026-11-21".into()),
         node: kubernetes(json!({
             "allocatable": {"cpu": "4", "memory": "3800Mi", "pods": "110"},
             "capacity": {"cpu": "4", "memory": "4Gi", "pods": "110", "ephemeral-storage": "28Gi"},
@@ -188,6 +195,8 @@ fn minimal_hello() -> HelloRequest {
         incarnation: None,
         desired: DesiredVersion::default(),
         set_digest: Digest::of_set([]),
+        key_statement: None,
+        rotated: None,
         node: kubernetes(json!({})),
     }
 }
@@ -201,6 +210,7 @@ fn hello_reply() -> HelloReply {
         heartbeat_interval_seconds: 10,
         node_settings: NodeSettings { report_pod_ip: true },
         set_digest: Digest::of_set([]),
+        keys: Some(signed_statement()),
     }
 }
 
@@ -213,6 +223,7 @@ fn minimal_hello_reply() -> HelloReply {
         heartbeat_interval_seconds: 10,
         node_settings: NodeSettings::default(),
         set_digest: Digest::of_set([]),
+        keys: None,
     }
 }
 

@@ -19,7 +19,8 @@ fn id() -> impl Strategy<Value = RequestId> {
 
 const UP: [UpVerb; 6] =
     [UpVerb::Hello, UpVerb::Sync, UpVerb::Fetch, UpVerb::Status, UpVerb::Events, UpVerb::Heartbeat];
-const DOWN: [DownVerb; 4] = [DownVerb::Changed, DownVerb::Rehello, DownVerb::Logs, DownVerb::Revoked];
+const DOWN: [DownVerb; 5] =
+    [DownVerb::Changed, DownVerb::Rehello, DownVerb::Logs, DownVerb::Revoked, DownVerb::Rotate];
 
 fn subject() -> impl Strategy<Value = Subject> {
     let leg = prop::sample::select(vec![Leg::Up, Leg::Down]);

@@ -12,6 +12,7 @@ impl Answers for Fixed {
         AgentStatus {
             name: "pi-7".into(),
             version: "0.1.0".into(),
+            revoked: None,
             started: Timestamp::UNIX_EPOCH,
             pid: 1,
             nats: NatsStatus { url: "nats://x".into(), connected: false },
@@ -25,6 +26,10 @@ impl Answers for Fixed {
 
     fn pods(&self) -> Vec<PodSummary> {
         Vec::new()
+    }
+
+    fn rotate_keys(&self) -> Result<String, String> {
+        Err("NATS cannot be reached".into())
     }
 }
 
@@ -42,12 +47,14 @@ async fn questions_are_answered() {
     let server = LocalServer::bind(dir.path()).await.unwrap();
     let mode = fs::metadata(dir.path().join(SOCKET)).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let server = tokio::spawn(server.run(Arc::new(Fixed)));
+    let server = tokio::spawn(async move { server.run(Arc::new(Fixed)).await });
     let status: AgentStatus = ask(dir.path(), "status").await.unwrap();
     assert_eq!(status, Fixed.status());
     assert!(table::status(&status, Timestamp::UNIX_EPOCH).contains("not reachable"));
     let pods: Vec<table::PodRow> = ask(dir.path(), "pods").await.unwrap();
     assert!(pods.is_empty());
+    let error = ask::<serde_json::Value>(dir.path(), "rotate-keys").await.unwrap_err();
+    assert!(error.to_string().contains("NATS cannot be reached"), "{error}");
     let error = ask::<AgentStatus>(dir.path(), "coffee").await.unwrap_err();
     assert!(error.to_string().contains("coffee"), "{error}");
     server.abort();

@@ -68,7 +68,11 @@ fn keys(plan: &Plan) -> Result<()> {
             let folder = plan.data_dir(number);
             std::fs::create_dir_all(&folder)?;
             let keys = DeviceKeys::load_or_create(&folder)?.public();
-            Ok(DevicePublicKeys { name: Plan::name(number), identity: keys.identity, curve: keys.curve })
+            Ok(DevicePublicKeys {
+                name: Plan::name(number),
+                identity: keys.identity.to_string(),
+                curve: keys.curve.to_string(),
+            })
         })
         .collect::<Result<Vec<_>>>()?;
     serde_json::to_writer(std::io::stdout(), &all).context("cannot write to stdout")

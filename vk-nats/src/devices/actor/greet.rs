@@ -30,6 +30,7 @@ pub(super) struct Greeting {
     answered: Digest,
     agent_version: String,
     boot_id: String,
+    rotated: Option<String>,
 }
 
 impl Actor {
@@ -71,6 +72,7 @@ impl Actor {
             heartbeat_interval_seconds: u32::try_from(interval).unwrap_or(u32::MAX),
             node_settings: self.node.borrow().0.settings.clone(),
             set_digest,
+            keys: self.fleet.borrow().news(&request),
         };
         match self.session.accept_hello(&hello, &reply, &Reply::Ok(answer)) {
             Ok(message) => {
@@ -86,6 +88,7 @@ impl Actor {
                         answered: set_digest,
                         agent_version: request.agent_version,
                         boot_id: request.boot_id,
+                        rotated: request.rotated,
                     });
                 }
                 self.publish(reply, message).await;
@@ -136,6 +139,7 @@ impl Actor {
         let set = self.set.borrow_and_update().clone();
         self.ledger.begin(set.as_ref(), greeting.set_digest, greeting.answered, now);
         self.push_due = Some(now);
+        self.keys.greeted(greeting.rotated, now);
         self.upkeep.reported(greeting.node, now);
     }
 

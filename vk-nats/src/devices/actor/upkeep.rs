@@ -103,6 +103,7 @@ impl Actor {
         if self.upkeep.alive {
             self.upkeep.due_status(now);
         }
+        self.keys.look(node.rotate.as_deref(), now);
         // The owner's settings travel with the desired set.
         if self.push_due.is_none() {
             self.push_due = Some(now);
@@ -159,6 +160,7 @@ impl Actor {
             port,
             incarnation: self.token.as_ref().map(ToString::to_string),
             identity_conflict: self.conflict,
+            key_version: self.session.key_version().map(|version| version.0.to_string()),
         };
         let written = self.upkeep.written.as_deref();
         let Some(patch) = status::patch(&node, report, written, &additions, Timestamp::now(), refresh) else {

@@ -27,7 +27,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use super::*;
 use crate::{
     bundle::{DesiredSet, DesiredSets, build},
-    devices::{Courier, Devices, Publisher, Subscriber, directory::Settings, stream::Streams},
+    devices::{Courier, Devices, Fleet, Publisher, Subscriber, directory::Settings, stream::Streams},
     identity::{Gate, NodeClient},
     metrics::Metrics,
     ownership::Tenure,
@@ -71,7 +71,10 @@ fn api_server() -> (kube::Client, Requests) {
             let body = body.collect().await?.to_bytes();
             let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
             noted.lock().unwrap().push((parts.method.to_string(), parts.uri.path().to_owned(), body));
-            Ok::<_, tower::BoxError>(http::Response::new(Body::from(b"{}".to_vec())))
+            let gone = parts.method == http::Method::GET && parts.uri.path().starts_with("/api/v1/nodes/");
+            let mut answer = http::Response::new(Body::from(b"{}".to_vec()));
+            *answer.status_mut() = if gone { http::StatusCode::NOT_FOUND } else { http::StatusCode::OK };
+            Ok::<_, tower::BoxError>(answer)
         }
     });
     (kube::Client::new(service, "default"), seen)
@@ -91,6 +94,8 @@ struct Bench {
     stop: Shutdown,
     inboxes: u32,
     curve: XKey,
+    fleet: watch::Sender<Fleet>,
+    rotated: Option<String>,
 }
 
 impl Bench {
@@ -117,13 +122,15 @@ impl Bench {
         let (wire, sent) = mpsc::unbounded_channel();
         let ears = Arc::new(Ears::default());
         let ear: Arc<dyn Subscriber> = Arc::<Ears>::clone(&ears);
+        let keys = FleetKeys::new(BTreeMap::from([(version, fleet)])).unwrap();
+        let fleet_changes = watch::Sender::new(Fleet { keys, statement: None });
         let context = Arc::new(Context {
             settings: Settings {
                 node_address: "10.0.0.5".parse().unwrap(),
                 node_lease_duration: Duration::from_secs(40),
                 heartbeat_interval: INTERVAL,
             },
-            keys: FleetKeys::new(BTreeMap::from([(version, fleet)])).unwrap(),
+            fleet: fleet_changes.subscribe(),
             epoch: OwnerEpoch(3),
             courier: Courier::new(Arc::new(Wire(wire)), tenure.clone()),
             ear,
@@ -148,7 +155,22 @@ impl Bench {
         let keys = FleetKeys::new(BTreeMap::from([(version, public)])).unwrap();
         let curve = own.clone();
         let session = DeviceSession::new(device.clone(), own, keys, OwnerEpoch(0));
-        Self { context, ears, devices, device, session, sent, api, actor, handle, stop, inboxes: 0, curve }
+        Self {
+            context,
+            ears,
+            devices,
+            device,
+            session,
+            sent,
+            api,
+            actor,
+            handle,
+            stop,
+            inboxes: 0,
+            curve,
+            fleet: fleet_changes,
+            rotated: None,
+        }
     }
 
     fn subject(&self, verb: UpVerb) -> String {
@@ -192,6 +214,8 @@ impl Bench {
             incarnation,
             desired: DesiredVersion::default(),
             set_digest,
+            key_statement: None,
+            rotated: self.rotated.clone(),
             node: NodeStatus::default(),
         };
         self.session.seal_hello(&self.subject(UpVerb::Hello), &request).unwrap()
@@ -277,6 +301,104 @@ impl Bench {
     fn counted(&self, verb: &'static str, result: &str) -> u64 {
         let labels = crate::metrics::MessageLabels { verb, result: result.to_owned() };
         self.context.metrics.messages.get_or_create(&labels).get()
+    }
+}
+
+impl Bench {
+    /// A live session, and what the cluster side says of itself in it.
+    async fn live(&mut self) -> Digest {
+        let empty = self.publish_nothing();
+        self.hello(None, empty).await;
+        self.beat(empty).await;
+        self.requests(2).await;
+        empty
+    }
+
+    async fn command(&mut self) -> (String, Opened) {
+        let (subject, message) = self.next().await;
+        let opened = self.session.open(&subject, &message).unwrap();
+        (subject, opened)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_whose_node_was_deleted_is_told_in_its_session() {
+    let mut bench = Bench::new();
+    bench.live().await;
+    bench.handle.inbox.send(Box::new(Input::Gone)).await.unwrap();
+    let (subject, opened) = bench.command().await;
+    assert!(subject.ends_with(".down.revoked"), "{subject}");
+    assert!(opened.header.session.is_some(), "outside of the session nobody would have to believe it");
+    let revoked: fleet_wire::message::Revoked = opened.body().unwrap();
+    assert!(revoked.reason.contains("pi-7"));
+    bench.actor.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_keys_of_the_device_end_its_actor_and_revoke_nothing() {
+    let mut bench = Bench::new();
+    bench.live().await;
+    bench.handle.inbox.send(Box::new(Input::End)).await.unwrap();
+    bench.actor.await.unwrap().unwrap();
+    assert!(bench.sent.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_is_asked_for_new_keys_until_its_hello_says_that_it_made_them() {
+    let mut bench = Bench::new();
+    let empty = bench.live().await;
+    let (node, port) = bench.handle.node.borrow().clone();
+    let wanted = DeviceNode { rotate: Some("2026-11-21".into()), ..(*node).clone() };
+    bench.handle.node.send_replace((Arc::new(wanted), port));
+    for _ in 0..2 {
+        let (subject, opened) = bench.command().await;
+        assert!(subject.ends_with(".down.rotate"), "{subject}");
+        assert_eq!(opened.body::<fleet_wire::message::Rotate>().unwrap().request, "2026-11-21");
+        // It is asked again only after a while, in which it has to be heard.
+        bench.beat(empty).await;
+    }
+    bench.rotated = Some("2026-11-21".into());
+    bench.hello(None, empty).await;
+    bench.beat(empty).await;
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    assert!(bench.sent.try_recv().is_err(), "it is done");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_key_of_the_fleet_reaches_a_device_with_its_next_hello() {
+    let mut bench = Bench::new();
+    let empty = bench.live().await;
+    let root = KeyPair::new_operator();
+    let second = XKey::new();
+    let mut public = bench.fleet.borrow().keys.public();
+    public.insert(KeyVersion(2), second.public_key());
+    let statement = fleet_wire::keys::KeyStatement { sequence: 2, curve_keys: public, enroller_key: None };
+    let signed = fleet_wire::keys::SignedKeyStatement::sign(&statement, &root).unwrap();
+    let (first, _) = bench.fleet.borrow().keys.newest();
+    let old = bench.fleet.borrow().keys.get(first).unwrap().clone();
+    bench.fleet.send_replace(Fleet {
+        keys: FleetKeys::new(BTreeMap::from([(first, old), (KeyVersion(2), second)])).unwrap(),
+        statement: Some((2, signed.clone())),
+    });
+    let (subject, opened) = bench.command().await;
+    assert!(subject.ends_with(".down.rehello") && opened.header.session.is_none(), "{subject}");
+    assert_eq!(bench.hello(None, empty).await.keys, Some(signed), "the device has none");
+    bench.beat(empty).await;
+
+    bench.session.set_fleet(statement.fleet_keys().unwrap());
+    bench.hello(None, empty).await;
+    bench.beat(empty).await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let written = |bench: &Bench| {
+        let seen = bench.api.lock().unwrap();
+        seen.iter().any(|(_, path, body)| {
+            path.ends_with("/status")
+                && body["metadata"]["annotations"][fleet_wire::enrollment::KEY_VERSION] == json!("2")
+        })
+    };
+    while !written(&bench) {
+        assert!(Instant::now() < deadline, "the Node never said which version the device uses");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -453,7 +575,7 @@ async fn a_lost_session_is_said_and_a_new_hello_repairs_it() {
     bench.requests(2).await;
 
     // The device says hello from another process, as after its restart; then the old one speaks.
-    let public = &bench.context.keys.public()[&KeyVersion(1)];
+    let public = &bench.context.fleet.borrow().keys.public()[&KeyVersion(1)];
     let keys = BTreeMap::from([(KeyVersion(1), XKey::from_public_key(public).unwrap())]);
     let keys = FleetKeys::new(keys).unwrap();
     let fresh = DeviceSession::new(bench.device.clone(), bench.curve.clone(), keys, OwnerEpoch(3));

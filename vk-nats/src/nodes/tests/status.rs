@@ -42,6 +42,7 @@ fn additions() -> Additions {
         port: 10_307,
         incarnation: Some("3.abc".to_owned()),
         identity_conflict: false,
+        key_version: None,
     }
 }
 
