@@ -57,7 +57,7 @@ fn the_certificate_request_is_signed_by_the_identity_key_and_names_device_and_cu
     // SEQUENCE { info, algorithm, BIT STRING signature }: the signature is the last 64 bytes, over the info.
     let (rest, signature) = der.split_at(der.len() - 64);
     let header = |at: usize| match rest[at + 1] {
-        length @ 0..0x80 => (at + 2, usize::from(length)),
+        length if length < 0x80 => (at + 2, usize::from(length)),
         0x81 => (at + 3, usize::from(rest[at + 2])),
         _ => (at + 4, usize::from(rest[at + 2]) << 8 | usize::from(rest[at + 3])),
     };
