@@ -19,11 +19,13 @@
 //! | [`authorize`] | all of it, for one request |
 //! | [`service`] | where do requests come from? |
 //! | [`explain`] | what may an identity do? |
+//! | [`enroller`] | the other binary: who becomes a member, and who is thrown out? |
 
 pub mod audit;
 pub mod authorize;
 pub mod claims;
 pub mod decide;
+pub mod enroller;
 pub mod explain;
 pub mod limits;
 pub mod login;
@@ -38,5 +40,3 @@ pub mod tokens;
 #[cfg(test)]
 #[path = "tests/fixtures.rs"]
 mod fixtures;
-
-pub mod enroller;
