@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use fleet_wire::enrollment::Enrollment;
+use fleet_wire::enrollment::EnrollmentIntent;
 use fleet_wire::keys::{CurveKey, IdentityKey};
-use fleet_wire::name::DeviceName;
 use serde::Deserialize;
 use tokio::process::Command;
 
@@ -19,8 +18,8 @@ use crate::clock;
 use crate::disk::SmallDisk;
 use crate::fleet::FleetOptions;
 use crate::image::Image;
-use crate::nats::Nats;
 use crate::netns::Network;
+use crate::pki::write_private;
 use crate::podman::Podman;
 use crate::process::{Process, Spec};
 
@@ -34,6 +33,15 @@ pub struct PublicKeys {
     pub identity: IdentityKey,
     /// `X…`: opens sealed messages.
     pub curve: CurveKey,
+}
+
+/// The secret halves.
+#[derive(Clone)]
+pub struct Seeds {
+    /// `SU…`
+    pub identity: String,
+    /// `SX…`
+    pub curve: String,
 }
 
 /// One real device of a fleet.
@@ -78,27 +86,23 @@ impl Device {
         Ok(Self { name, podman, agent, index, network: network.clone(), folder, program, disk })
     }
 
-    /// Writes the agent's settings; keys in `extra` win.
+    /// Writes the agent's settings; keys in `extra` win. With an intent, the agent enrolls by itself at its
+    /// first start.
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub fn configure(
-        &self,
-        nats: &Nats,
-        root_key: &str,
-        statement: &Path,
-        extra: &toml::Table,
-    ) -> Result<()> {
+    /// When a file cannot be written.
+    pub fn configure(&self, extra: &toml::Table, intent: Option<&EnrollmentIntent>) -> Result<()> {
         let mut settings = toml::Table::new();
         let mut set = |key: &str, value: String| settings.insert(key.to_owned(), value.into());
         set("name", self.name.clone());
         set("data-dir", self.data().display().to_string());
-        set("nats-url", nats.url());
-        set("nats-ca-file", nats.ca_file().display().to_string());
-        set("fleet-root-key", root_key.to_owned());
-        set("fleet-keys-file", statement.display().to_string());
         set("podman-socket", self.podman.url());
         set("log-level", "info,device_kubelet=debug,fleet_daemon=debug".to_owned());
+        if let Some(intent) = intent {
+            let file = self.folder.join("enrollment.json");
+            write_private(&file, &serde_json::to_string_pretty(intent)?)?;
+            set("enrollment-file", file.display().to_string());
+        }
         settings.extend(extra.clone());
         Ok(fs::write(self.config(), toml::to_string(&settings)?)?)
     }
@@ -153,6 +157,19 @@ impl Device {
         Answer::of(&mut command).await
     }
 
+    /// The seeds of the device's keys: what somebody has who stole its disk.
+    ///
+    /// # Errors
+    /// When it has none yet.
+    pub fn seeds(&self) -> Result<Seeds> {
+        let read = |key: &str| -> Result<String> {
+            let file = self.data().join("keys").join(format!("{key}.nk"));
+            let seed = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+            Ok(seed.trim().to_owned())
+        };
+        Ok(Seeds { identity: read("identity")?, curve: read("curve")? })
+    }
+
     /// The device's public keys; the first call makes them.
     ///
     /// # Errors
@@ -160,24 +177,6 @@ impl Device {
     pub async fn keys(&self) -> Result<PublicKeys> {
         let text = self.ask("keys --output json").await?.success()?;
         serde_json::from_str(&text).with_context(|| format!("`device-kubelet keys` printed {text}"))
-    }
-
-    /// What enrolls this device.
-    ///
-    /// # Errors
-    /// When its keys cannot be read.
-    pub async fn enrollment(&self, options: &FleetOptions) -> Result<Enrollment> {
-        let keys = self.keys().await?;
-        Ok(Enrollment {
-            device: self.name.parse::<DeviceName>()?,
-            identity_key: keys.identity,
-            curve_key: keys.curve,
-            subject: None,
-            labels: BTreeMap::new(),
-            taint: true,
-            pod_cidr: options.pod_cidr.clone(),
-            report_pod_ip: options.report_pod_ip,
-        })
     }
 
     /// Makes Podman and the images ready; the agent does not run yet.

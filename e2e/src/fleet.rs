@@ -6,16 +6,22 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use fleet_wire::enrollment::{Enrollment, Record};
-use fleet_wire::permissions::{Identity, Permissions};
+use fleet_wire::enrollment::{Enrollment, RECORDS_NAMESPACE, Record};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::api::{Api, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde::{Deserialize, Serialize};
+use tokio::process::Command;
 
+use crate::accounts::{self, NAMESPACE};
+use crate::answer::Answer;
 use crate::binaries::{self, Tools};
+use crate::callout;
 use crate::control_plane::{self, ControlPlane, ControlPlaneOptions};
 use crate::device::Device;
+use crate::enroller;
+use crate::enrollment::Issued;
 use crate::image::{self, Image};
 use crate::keys::FleetKeyFiles;
 use crate::kubectl::Kubectl;
@@ -24,7 +30,8 @@ use crate::logs;
 use crate::nats::Nats;
 use crate::netns::Network;
 use crate::process::{Identity as ProcessIdentity, Process, read_json, write_json};
-use crate::vk::{self, VkNats};
+use crate::service::Service;
+use crate::vk;
 use crate::wait::{Look, until};
 
 /// What a fleet is to be like.
@@ -46,6 +53,17 @@ pub struct FleetOptions {
     pub agent_settings: toml::Table,
     /// Settings of `vk-nats` on top of the harness's own.
     pub vk_settings: toml::Table,
+    /// Settings of every callout on top of the harness's own.
+    #[serde(default)]
+    pub callout_settings: toml::Table,
+    /// Settings of the enroller on top of the harness's own.
+    #[serde(default)]
+    pub enroller_settings: toml::Table,
+    /// How many callouts share the work.
+    pub callouts: u8,
+    /// Devices that are switched on and not enrolled: their agents are not started.
+    #[serde(default)]
+    pub unenrolled: Vec<String>,
     /// Sizes, in mebibytes, of the data folders of devices that have a small disk for it.
     #[serde(default)]
     pub small_disks: BTreeMap<String, u32>,
@@ -64,6 +82,10 @@ impl FleetOptions {
             report_pod_ip: false,
             agent_settings: toml::Table::new(),
             vk_settings: toml::Table::new(),
+            callout_settings: toml::Table::new(),
+            enroller_settings: toml::Table::new(),
+            callouts: 1,
+            unenrolled: Vec::new(),
             small_disks: BTreeMap::new(),
         }
     }
@@ -88,6 +110,33 @@ impl FleetOptions {
         self
     }
 
+    /// The same with one more setting of every callout.
+    #[must_use]
+    pub fn callout_setting(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
+        self.callout_settings.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// The same with one more setting of the enroller.
+    #[must_use]
+    pub fn enroller_setting(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
+        self.enroller_settings.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// The same with one of its devices not enrolled.
+    #[must_use]
+    pub fn unenrolled(mut self, device: &str) -> Self {
+        self.unenrolled.push(device.to_owned());
+        self
+    }
+
+    /// The same with so many callouts.
+    #[must_use]
+    pub fn callouts(self, callouts: u8) -> Self {
+        Self { callouts, ..self }
+    }
+
     /// The same with one more setting of `vk-nats`.
     #[must_use]
     pub fn vk_setting(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
@@ -110,8 +159,12 @@ pub struct Fleet {
     pub control_plane: ControlPlane,
     /// The broker.
     pub nats: Nats,
+    /// The auth callouts; none in a bare fleet, where NATS lets in nobody but its observer.
+    pub callouts: Vec<Service>,
+    /// The enroller, unless the fleet is bare.
+    pub enroller: Option<Service>,
     /// `vk-nats`, unless the fleet is bare.
-    pub vk: Option<VkNats>,
+    pub vk: Option<Service>,
     /// `kubectl` as the cluster's administrator.
     pub kubectl: Kubectl,
     /// What it was asked to be like.
@@ -193,21 +246,22 @@ impl Fleet {
         if !self.control_plane.apiserver.is_running() {
             self.control_plane.start_apiserver().await?;
         }
-        if let Some(vk) = self.vk.as_ref().filter(|vk| !vk.process.is_running()) {
-            vk.start().await?;
+        for service in self.services().filter(|service| !service.process.is_running()) {
+            service.start().await?;
         }
         for device in &self.devices {
             if let Ok(disk) = device.disk() {
                 disk.free()?;
             }
-            if !device.podman.service.is_running() || (self.options.agents && !device.agent.is_running()) {
+            let agent = self.options.agents && self.is_enrolled(device);
+            if !device.podman.service.is_running() || (agent && !device.agent.is_running()) {
                 device.power_on().await?;
             }
             device.plug().await?;
         }
         let namespaces = self.kubectl.run("get namespaces --output name").await?;
         let of_the_cluster =
-            |name: &str| name == "default" || name == vk::NAMESPACE || name.starts_with("kube-");
+            |name: &str| name == "default" || name.starts_with(NAMESPACE) || name.starts_with("kube-");
         let left: Vec<&str> = namespaces
             .lines()
             .filter_map(|line| line.strip_prefix("namespace/"))
@@ -245,8 +299,21 @@ impl Fleet {
     ///
     /// # Errors
     /// When the fleet is bare.
-    pub fn vk(&self) -> Result<&VkNats> {
+    pub fn vk(&self) -> Result<&Service> {
         self.vk.as_ref().context("this fleet was started without vk-nats")
+    }
+
+    /// The enroller.
+    ///
+    /// # Errors
+    /// When the fleet is bare.
+    pub fn enroller(&self) -> Result<&Service> {
+        self.enroller.as_ref().context("this fleet was started without an enroller")
+    }
+
+    /// All programs of ours on the cluster side, in the order in which they are started.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.callouts.iter().chain(&self.enroller).chain(&self.vk)
     }
 
     /// The fleet's folder: logs, keys, state.
@@ -263,6 +330,18 @@ impl Fleet {
         FleetKeyFiles::open(&self.folder)
     }
 
+    /// Runs a line of the `fleet` command with the administrator's rights.
+    ///
+    /// # Errors
+    /// When the program is not built; a failure is an answer.
+    pub async fn command(&self, line: &str) -> Result<Answer> {
+        let mut command = Command::new(binaries::own("fleet")?);
+        command.env("KUBECONFIG", self.kubectl.kubeconfig()).env("NO_PROXY", "*");
+        let mut answer = Answer::of(command.args(line.split_whitespace())).await?;
+        answer.command = format!("fleet {line}");
+        Ok(answer)
+    }
+
     /// A typed client with the administrator's rights.
     ///
     /// # Errors
@@ -275,32 +354,29 @@ impl Fleet {
         Ok(kube::Client::try_from(config)?)
     }
 
-    /// Writes the objects that make a device exist, and lets it into NATS.
+    /// Writes the objects that make devices exist, as the enroller does: for more of them than can go the real
+    /// way one by one.
     ///
     /// # Errors
-    /// When the API server or NATS refuses.
-    pub async fn enroll(&self, enrollment: &Enrollment) -> Result<()> {
-        self.enroll_all(std::slice::from_ref(enrollment)).await
-    }
-
-    /// As [`Fleet::enroll`] for many devices, with a single reload of NATS.
-    ///
-    /// # Errors
-    /// When the API server or NATS refuses.
+    /// When the API server refuses.
     pub async fn enroll_all(&self, enrollments: &[Enrollment]) -> Result<()> {
         let client = self.client().await?;
         let nodes: Api<Node> = Api::all(client.clone());
-        let records: Api<Secret> = Api::namespaced(client, vk::NAMESPACE);
-        let mut users = Vec::new();
-        for enrollment in enrollments {
-            let node = nodes.create(&PostParams::default(), &enrollment.node()).await?;
-            let uid = node.metadata.uid.context("a Node without UID")?;
-            let record = Record::new(enrollment.clone(), uid).secret(vk::NAMESPACE);
-            records.create(&PostParams::default(), &record).await?;
-            let permissions = Permissions::of(&Identity::Device(enrollment.device.clone()));
-            users.push((enrollment.identity_key.to_string(), permissions));
-        }
-        self.nats.allow(users).await
+        let records: Api<Secret> = Api::namespaced(client, RECORDS_NAMESPACE);
+        stream::iter(enrollments)
+            .map(|enrollment| {
+                let (nodes, records) = (&nodes, &records);
+                async move {
+                    let node = nodes.create(&PostParams::default(), &enrollment.node()).await?;
+                    let uid = node.metadata.uid.context("a Node without UID")?;
+                    let record = Record::new(enrollment.clone(), uid).secret(RECORDS_NAMESPACE);
+                    records.create(&PostParams::default(), &record).await?;
+                    anyhow::Ok(())
+                }
+            })
+            .buffer_unordered(8)
+            .try_collect::<()>()
+            .await
     }
 
     /// Waits until a Node's condition `Ready` has a status: `True`, `False`, `Unknown`.
@@ -323,7 +399,7 @@ impl Fleet {
             [Some(&device.podman.service), agent].into_iter().flatten()
         });
         let shared = self.control_plane.processes().into_iter().chain([&self.nats.server]);
-        shared.chain(self.vk.as_ref().map(|vk| &vk.process)).chain(devices)
+        shared.chain(self.services().map(|service| &service.process)).chain(devices)
     }
 
     async fn assemble(folder: &Path, network: Network, options: FleetOptions) -> Result<Self> {
@@ -331,10 +407,15 @@ impl Fleet {
         let devices = (0..u8::try_from(options.devices.len())?)
             .map(|index| Device::new(folder, &network, index, &options))
             .collect::<Result<_>>()?;
+        let ours = options.agents;
         Ok(Self {
             control_plane: ControlPlane::new(folder, &network, &tools, &options.control_plane)?,
             nats: Nats::new(folder, &network, &tools)?,
-            vk: options.agents.then(|| VkNats::new(folder, &network, 0)).transpose()?,
+            callouts: (0..if ours { options.callouts } else { 0 })
+                .map(|replica| callout::service(folder, &network, replica))
+                .collect::<Result<_>>()?,
+            enroller: ours.then(|| enroller::service(folder, &network)).transpose()?,
+            vk: ours.then(|| vk::service(folder, &network, 0)).transpose()?,
             kubectl: Kubectl::new(tools.path("kubectl")?, control_plane::kubeconfig(folder), folder),
             devices,
             folder: folder.to_owned(),
@@ -352,31 +433,45 @@ impl Fleet {
             self.devices.len()
         );
         tokio::try_join!(self.control_plane.start(), self.nats.start(), self.prepare_devices(&images))?;
-        let Some(vk) = &self.vk else { return Ok(()) };
-        tracing::info!("installing vk-nats, enrolling the devices");
+        let (Some(vk), Some(enroller)) = (&self.vk, &self.enroller) else { return Ok(()) };
+        tracing::info!("installing callout, enroller and vk-nats");
         let keys = self.keys()?;
-        VkNats::install(&self.kubectl).await?;
-        vk.configure(&self.kubectl, &self.nats, &keys, &self.options.vk_settings).await?;
-        let mut enrollments = Vec::new();
-        for device in &self.devices {
-            device.configure(
-                &self.nats,
-                &keys.root_public()?,
-                &keys.statement(),
-                &self.options.agent_settings,
-            )?;
-            enrollments.push(device.enrollment(&self.options).await?);
+        accounts::install(&self.kubectl, &self.nats, &keys).await?;
+        let (kubectl, nats, folder, network) = (&self.kubectl, &self.nats, &self.folder, &self.network);
+        let options = &self.options;
+        let mut enroller_settings = options.enroller_settings.clone();
+        if let Some(cidr) = &options.pod_cidr {
+            enroller_settings.insert("pod-cidr".into(), cidr.clone().into());
         }
-        self.enroll_all(&enrollments).await?;
-        vk.start().await?;
-        for device in &self.devices {
+        tokio::try_join!(
+            callout::configure(&self.callouts, folder, network, (kubectl, nats), &options.callout_settings),
+            enroller::configure(enroller, folder, network, (kubectl, nats, &keys), &enroller_settings),
+            vk::configure(vk, folder, network, (kubectl, nats, &keys), &options.vk_settings),
+        )?;
+        // Nobody else is let in before a callout is there.
+        futures::future::try_join_all(self.callouts.iter().map(Service::start)).await?;
+        tracing::info!("enrolling the devices");
+        let issue = futures::future::try_join_all(self.devices.iter().map(async |device| {
+            if !self.is_enrolled(device) {
+                return device.configure(&options.agent_settings, None);
+            }
+            let issued = Issued { report_pod_ip: options.report_pod_ip, ..Issued::for_device(&device.name)? };
+            device.configure(&options.agent_settings, Some(&issued.intent(self).await?))
+        }));
+        tokio::try_join!(enroller.start(), vk.start(), issue)?;
+        for device in self.devices.iter().filter(|device| self.is_enrolled(device)) {
             device.agent.start().await?;
         }
         tracing::info!("waiting for the Nodes to be Ready");
-        for device in &self.devices {
+        for device in self.devices.iter().filter(|device| self.is_enrolled(device)) {
             self.node_ready(&device.name, "True", Duration::from_secs(60)).await?;
         }
         Ok(())
+    }
+
+    /// Whether it is a device of the fleet from the beginning.
+    fn is_enrolled(&self, device: &Device) -> bool {
+        !self.options.unenrolled.contains(&device.name)
     }
 
     async fn images(&self) -> Result<Vec<Image>> {

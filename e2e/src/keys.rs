@@ -1,4 +1,4 @@
-//! The fleet's own keys: the root key, and the first version of the curve key.
+//! The fleet's own keys: the root key, the versions of the curve key, and the enroller's.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -36,8 +36,7 @@ impl FleetKeyFiles {
     /// # Errors
     /// When the file is damaged.
     pub fn root_public(&self) -> Result<String> {
-        let seed = fs::read_to_string(self.root_seed()).context("reading the fleet's root key")?;
-        Ok(KeyPair::from_seed(seed.trim())?.public_key())
+        Ok(self.root()?.public_key())
     }
 
     /// The statement of the curve keys, signed by the root key.
@@ -46,10 +45,35 @@ impl FleetKeyFiles {
         self.folder.join("statement.json")
     }
 
-    /// The seeds of the curve key, `<version>.nk`.
+    /// The signed statement itself.
+    ///
+    /// # Errors
+    /// When the file is damaged.
+    pub fn signed(&self) -> Result<SignedKeyStatement> {
+        read_json(&self.statement())
+    }
+
+    /// What the root key has stated.
+    ///
+    /// # Errors
+    /// When the statement does not hold.
+    pub fn stated(&self) -> Result<KeyStatement> {
+        Ok(self.signed()?.verify(&self.root_public()?)?)
+    }
+
+    /// The files with the seeds of the curve key, `<version>.nk`, the newest last.
+    ///
+    /// # Errors
+    /// When the statement does not hold.
+    pub fn curve_seeds(&self) -> Result<Vec<String>> {
+        let versions = self.stated()?.curve_keys;
+        Ok(versions.keys().map(|version| self.seed(*version).display().to_string()).collect())
+    }
+
+    /// The files with the seeds of the enroller's key.
     #[must_use]
-    pub fn curve_seeds(&self) -> Vec<PathBuf> {
-        vec![self.folder.join("1.nk")]
+    pub fn enroller_seeds(&self) -> Vec<String> {
+        vec![self.enroller_seed().display().to_string()]
     }
 
     /// The public curve keys as a device has them after it verified the statement.
@@ -57,21 +81,72 @@ impl FleetKeyFiles {
     /// # Errors
     /// When the statement does not hold.
     pub fn public(&self) -> Result<FleetKeys> {
-        let signed: SignedKeyStatement = read_json(&self.statement())?;
-        Ok(signed.verify(&self.root_public()?)?.fleet_keys()?)
+        Ok(self.stated()?.fleet_keys()?)
     }
 
-    fn root_seed(&self) -> PathBuf {
-        self.folder.join("root.nk")
+    /// Makes one more version of the curve key and states it together with those that there were.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn rotate(&self) -> Result<KeyVersion> {
+        let mut statement = self.stated()?;
+        let last = statement.curve_keys.keys().next_back().context("no curve key")?;
+        let version = KeyVersion(last.0 + 1);
+        let curve = XKey::new();
+        write_private(&self.seed(version), &curve.seed()?)?;
+        statement.curve_keys.insert(version, curve.public_key());
+        statement.sequence += 1;
+        self.state(&statement)?;
+        Ok(version)
+    }
+
+    fn root(&self) -> Result<KeyPair> {
+        let seed = fs::read_to_string(self.folder.join("root.nk")).context("reading the fleet's root key")?;
+        Ok(KeyPair::from_seed(seed.trim())?)
+    }
+
+    fn seed(&self, version: KeyVersion) -> PathBuf {
+        self.folder.join(format!("{version}.nk"))
+    }
+
+    fn enroller_seed(&self) -> PathBuf {
+        self.folder.join("enroller").join("1.nk")
+    }
+
+    fn state(&self, statement: &KeyStatement) -> Result<()> {
+        write_json(&self.statement(), &SignedKeyStatement::sign(statement, &self.root()?)?)
     }
 
     fn make(&self) -> Result<()> {
-        fs::create_dir_all(&self.folder)?;
-        let (root, curve) = (KeyPair::new_operator(), XKey::new());
-        write_private(&self.root_seed(), &root.seed()?)?;
-        write_private(&self.folder.join("1.nk"), &curve.seed()?)?;
-        let curve_keys = BTreeMap::from([(KeyVersion(1), curve.public_key())]);
-        let statement = KeyStatement { sequence: 1, curve_keys, enroller_key: None };
-        write_json(&self.statement(), &SignedKeyStatement::sign(&statement, &root)?)
+        fs::create_dir_all(self.folder.join("enroller"))?;
+        let (root, curve, enroller) = (KeyPair::new_operator(), XKey::new(), XKey::new());
+        write_private(&self.folder.join("root.nk"), &root.seed()?)?;
+        write_private(&self.seed(KeyVersion(1)), &curve.seed()?)?;
+        write_private(&self.enroller_seed(), &enroller.seed()?)?;
+        self.state(&KeyStatement {
+            sequence: 1,
+            curve_keys: BTreeMap::from([(KeyVersion(1), curve.public_key())]),
+            enroller_key: Some(enroller.public_key().parse()?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_rotation_states_the_new_version_and_keeps_the_old_one() {
+        let fleet = tempfile::tempdir().unwrap();
+        let keys = FleetKeyFiles::open(fleet.path()).unwrap();
+        let before = keys.stated().unwrap();
+        assert_eq!(keys.rotate().unwrap(), KeyVersion(2));
+        let after = keys.stated().unwrap();
+        assert_eq!(after.sequence, before.sequence + 1);
+        assert_eq!(after.curve_keys[&KeyVersion(1)], before.curve_keys[&KeyVersion(1)]);
+        assert_eq!(after.enroller_key, before.enroller_key);
+        assert_eq!(keys.curve_seeds().unwrap().len(), 2);
+        assert_eq!(keys.public().unwrap().newest().0, KeyVersion(2));
     }
 }

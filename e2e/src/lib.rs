@@ -19,15 +19,20 @@
 //! Nothing here touches the machine's own settings: no file under `/etc`, no
 //! sysctl, no firewall rule outside namespaces of our own.
 
+pub mod accounts;
 pub mod answer;
 pub mod bench;
 pub mod binaries;
+pub mod callout;
 pub mod clock;
 pub mod control_plane;
 pub mod device;
 pub mod disk;
 pub mod egress_proxy;
+pub mod enroller;
+pub mod enrollment;
 pub mod fleet;
+pub mod hostile;
 pub mod identity_provider;
 pub mod image;
 pub mod keys;
@@ -40,6 +45,7 @@ pub mod pki;
 pub mod podman;
 pub mod process;
 pub mod scenario;
+pub mod service;
 pub mod vk;
 pub mod wait;
 pub mod workload;

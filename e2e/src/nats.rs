@@ -1,7 +1,8 @@
-//! The nats-server, with TLS and a list of nkey users.
+//! The nats-server, with TLS and the auth callout.
 //!
-//! Until the auth callout decides who may connect, the users stand in the server's
-//! configuration: it is written anew and reloaded when one is added or removed.
+//! Who may connect, the callout decides. Four nkeys stand in the configuration: the callout's own, the
+//! kicker's in the system account, and, in tests only, that of an observer who sees and says everything, as
+//! the broker's operator can.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,26 +11,24 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use fleet_wire::permissions::Permissions;
-use nkeys::KeyPair;
-use rustix::process::Signal;
-use serde::{Deserialize, Serialize};
+use nkeys::{KeyPair, XKey};
+use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
+use crate::answer::Answer;
 use crate::binaries::Tools;
-use crate::netns::Network;
+use crate::netns::{Netns, Network};
 use crate::pki::{Pki, write_private};
-use crate::process::{Process, Spec, read_json, write_json};
+use crate::process::{Process, Spec};
 use crate::wait::Look;
 
 /// The client port; the only one that devices can reach.
 pub const PORT: u16 = 4222;
+/// Where the server shows its connections, inside the cluster's namespace.
+const MONITOR: &str = "127.0.0.1:8222";
 
-/// Public nkey (`U…`) and what its holder may do.
-type Users = BTreeMap<String, Permissions>;
-
-/// The server and its users.
+/// The server and the keys of its configuration.
 #[derive(Debug)]
 pub struct Nats {
     /// The server's process.
@@ -37,12 +36,29 @@ pub struct Nats {
     folder: PathBuf,
     pki: Pki,
     address: Ipv4Addr,
+    netns: Netns,
 }
 
-/// The user of scenarios that look at everything: may publish and subscribe all.
-#[derive(Debug, Serialize, Deserialize)]
-struct Observer {
-    seed: String,
+/// One client connection as the server lists it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Connected {
+    /// The connection's id at the server.
+    pub cid: u64,
+    /// The user's name: `device:pi-7`, `component:vk-nats`, ….
+    #[serde(default)]
+    pub name_tag: String,
+    /// What the client calls itself.
+    #[serde(default)]
+    pub name: String,
+    /// The client's address.
+    #[serde(default)]
+    pub ip: String,
+    /// The account.
+    #[serde(default)]
+    pub account: String,
+    /// Number of subscriptions.
+    #[serde(default)]
+    pub subscriptions: u64,
 }
 
 impl Nats {
@@ -61,7 +77,8 @@ impl Nats {
             netns: Some(network.cluster()),
         };
         let server = Process::new(fleet, spec);
-        Ok(Self { server, folder, pki: Pki::open(fleet)?, address: network.cluster_address() })
+        let (pki, netns) = (Pki::open(fleet)?, network.cluster());
+        Ok(Self { server, folder, pki, address: network.cluster_address(), netns })
     }
 
     /// Makes keys where there are none, writes the configuration, starts the server
@@ -71,14 +88,7 @@ impl Nats {
     /// When it does not come up, with the end of its log.
     pub async fn start(&self) -> Result<()> {
         if !self.pki.cert("nats").exists() {
-            self.pki.authority("nats-ca")?;
-            self.pki.server("nats-ca", "nats", &["nats"], &[self.address])?;
-            let observer = KeyPair::new_user();
-            write_json(&self.folder.join("observer.json"), &Observer { seed: observer.seed()? })?;
-            let everything = vec![">".to_owned()];
-            let all =
-                Permissions { publish: everything.clone(), subscribe: everything, ..Permissions::default() };
-            self.write_users(&Users::from([(observer.public_key(), all)]))?;
+            self.make_keys()?;
         }
         self.server.start().await?;
         self.server
@@ -116,40 +126,39 @@ impl Nats {
         format!("tls://{}:{PORT}", self.address)
     }
 
+    /// The server's address.
+    #[must_use]
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
     /// The certificate authority that clients pin.
     #[must_use]
     pub fn ca_file(&self) -> PathBuf {
         self.pki.cert("nats-ca")
     }
 
-    /// Adds users, or changes what they may do, and reloads the server.
-    ///
-    /// # Errors
-    /// When the server does not take the new configuration.
-    pub async fn allow(&self, users: impl IntoIterator<Item = (String, Permissions)>) -> Result<()> {
-        let mut all = self.users()?;
-        all.extend(users);
-        self.write_users(&all)?;
-        self.reload().await
+    /// The file with one of the seeds of the configuration: `callout`, `kicker`, `observer` (nkeys),
+    /// `issuer` (signs users) and `xkey` (the callout's curve key).
+    #[must_use]
+    pub fn seed_file(&self, whose: &str) -> PathBuf {
+        self.folder.join(format!("{whose}.nk"))
     }
 
-    /// Removes a user; the server ends its connections.
-    ///
-    /// # Errors
-    /// When the server does not take the new configuration.
-    pub async fn deny(&self, public_key: &str) -> Result<()> {
-        let mut all = self.users()?;
-        all.remove(public_key);
-        self.write_users(&all)?;
-        self.reload().await
-    }
-
-    /// Connects as a user with this seed (`SU…`).
+    /// Connects with an nkey of this seed (`SU…`) and nothing else, as a device does.
     ///
     /// # Errors
     /// When the server refuses.
     pub async fn connect(&self, seed: &str) -> Result<async_nats::Client> {
-        async_nats::ConnectOptions::with_nkey(seed.to_owned())
+        self.dial(async_nats::ConnectOptions::with_nkey(seed.to_owned())).await
+    }
+
+    /// Connects with any login.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn dial(&self, login: async_nats::ConnectOptions) -> Result<async_nats::Client> {
+        login
             .add_root_certificates(self.ca_file())
             .require_tls(true)
             .connect(self.url())
@@ -162,59 +171,98 @@ impl Nats {
     /// # Errors
     /// When the server refuses.
     pub async fn observer(&self) -> Result<async_nats::Client> {
-        let Observer { seed } = read_json(&self.folder.join("observer.json"))?;
-        self.connect(&seed).await
+        self.connect(&self.seed("observer")?).await
     }
 
-    async fn reload(&self) -> Result<()> {
-        if !self.server.is_running() {
-            return Ok(());
+    /// The clients that are connected right now, as the server lists them.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn connections(&self) -> Result<Vec<Connected>> {
+        #[derive(Deserialize)]
+        struct Connz {
+            connections: Vec<Connected>,
         }
-        let reloads = || self.server.log_text().matches("Reloaded server configuration").count();
-        let before = reloads();
-        self.server.signal(Signal::HUP);
-        self.server
-            .ready(Duration::from_secs(10), async || {
-                Ok(if reloads() > before { Look::Done(()) } else { Look::not_yet("no line about a reload") })
-            })
-            .await
+        let mut curl = self.netns.command("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--noproxy", "*", "--max-time", "5"]);
+        curl.arg(format!("http://{MONITOR}/connz?auth=1&limit=10000"));
+        let text = Answer::of(&mut curl).await?.success()?;
+        let connz: Connz = serde_json::from_str(&text).with_context(|| format!("connz said {text}"))?;
+        Ok(connz.connections)
     }
 
-    fn users(&self) -> Result<Users> {
-        read_json(&self.folder.join("users.json"))
+    /// The connections of one user: `device:pi-7`, `component:vk-nats`, ….
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn connections_of(&self, user: &str) -> Result<Vec<Connected>> {
+        Ok(self.connections().await?.into_iter().filter(|client| client.name_tag == user).collect())
     }
 
-    fn write_users(&self, users: &Users) -> Result<()> {
-        write_json(&self.folder.join("users.json"), users)?;
+    fn seed(&self, whose: &str) -> Result<String> {
+        let file = self.seed_file(whose);
+        let seed = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        Ok(seed.trim().to_owned())
+    }
+
+    fn make_keys(&self) -> Result<()> {
+        let make = |whose: &str, key: KeyPair| -> Result<String> {
+            write_private(&self.seed_file(whose), &key.seed()?)?;
+            Ok(key.public_key())
+        };
+        let xkey = XKey::new();
+        write_private(&self.seed_file("xkey"), &xkey.seed()?)?;
+        let keys = Keys {
+            callout: make("callout", KeyPair::new_user())?,
+            kicker: make("kicker", KeyPair::new_user())?,
+            observer: make("observer", KeyPair::new_user())?,
+            issuer: make("issuer", KeyPair::new_account())?,
+            xkey: xkey.public_key(),
+        };
         let tls = (self.pki.cert("nats"), self.pki.key("nats"));
-        let text = configuration(self.address, (&tls.0, &tls.1), users);
-        write_private(&self.folder.join("nats.conf"), &text)
+        let text = configuration(self.address, (&tls.0, &tls.1), &keys);
+        write_private(&self.folder.join("nats.conf"), &text)?;
+        self.pki.authority("nats-ca")?;
+        // The last one: its file says that all the others are there.
+        self.pki.server("nats-ca", "nats", &["nats"], &[self.address])
     }
 }
 
+/// The public keys of the configuration.
+struct Keys {
+    callout: String,
+    kicker: String,
+    observer: String,
+    issuer: String,
+    xkey: String,
+}
+
 /// The server's configuration: its own syntax takes JSON values.
-fn configuration(address: Ipv4Addr, (cert, key): (&Path, &Path), users: &Users) -> String {
-    let users: Vec<_> = users
-        .iter()
-        .map(|(nkey, permissions)| {
-            serde_json::json!({
-                "nkey": nkey,
-                "permissions": {
-                    "publish": { "allow": permissions.publish },
-                    "subscribe": { "allow": permissions.subscribe },
-                },
-            })
-        })
-        .collect();
+fn configuration(address: Ipv4Addr, (cert, key): (&Path, &Path), keys: &Keys) -> String {
     let config = serde_json::json!({
         "listen": format!("{address}:{PORT}"),
         // Only for looking at: connections, subscriptions, permissions.
-        "http": "127.0.0.1:8222",
+        "http": MONITOR,
         "max_payload": 1024 * 1024,
         "max_pending": 64 * 1024 * 1024,
         "ping_interval": "10s",
         "tls": { "cert_file": cert, "key_file": key, "timeout": 5 },
-        "accounts": { "FLEET": { "users": users } },
+        "accounts": {
+            // The observer belongs to the tests; a real server has no user here.
+            "FLEET": { "users": [{ "nkey": keys.observer }] },
+            "AUTH": { "users": [{ "nkey": keys.callout }] },
+            "SYS": { "users": [{ "nkey": keys.kicker }] },
+        },
+        "system_account": "SYS",
+        "authorization": {
+            "auth_callout": {
+                "issuer": keys.issuer,
+                "account": "AUTH",
+                // Whose logins the server decides itself.
+                "auth_users": [keys.callout, keys.kicker, keys.observer],
+                "xkey": keys.xkey,
+            },
+        },
     });
     format!("{config:#}\n")
 }
@@ -224,20 +272,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_user_gets_its_own_permissions_and_no_other() {
-        let only = |subject: &str| Permissions {
-            publish: vec![subject.to_owned()],
-            subscribe: vec![format!("{subject}.in")],
-            ..Permissions::default()
+    fn the_configuration_knows_nobody_but_callout_kicker_and_the_tests_observer() {
+        let keys = Keys {
+            callout: "UC".to_owned(),
+            kicker: "UK".to_owned(),
+            observer: "UO".to_owned(),
+            issuer: "AI".to_owned(),
+            xkey: "XC".to_owned(),
         };
-        let users = Users::from([("UA".to_owned(), only("a")), ("UB".to_owned(), only("b"))]);
         let files = (Path::new("/crt"), Path::new("/key"));
-        let text = configuration([10, 0, 0, 1].into(), files, &users);
+        let text = configuration([10, 0, 0, 1].into(), files, &keys);
         let config: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
-        let users = &config["accounts"]["FLEET"]["users"];
-        assert_eq!(users[0]["nkey"], "UA");
-        assert_eq!(users[0]["permissions"]["publish"]["allow"], serde_json::json!(["a"]));
-        assert_eq!(users[1]["permissions"]["subscribe"]["allow"], serde_json::json!(["b.in"]));
-        assert!(!text.contains("allow_responses"));
+        let accounts: BTreeMap<String, serde_json::Value> =
+            serde_json::from_value(config["accounts"].clone()).expect("accounts");
+        let users: Vec<_> = accounts.values().map(|account| &account["users"][0]["nkey"]).collect();
+        assert_eq!(users, ["UC", "UO", "UK"]);
+        assert!(accounts.values().all(|account| account["users"].as_array().map(Vec::len) == Some(1)));
+        assert!(!text.contains("allow_responses") && !text.contains("jetstream"));
     }
 }

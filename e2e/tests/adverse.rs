@@ -254,8 +254,7 @@ async fn devices_do_not_make_each_others_sessions_suffer(fleet: &Fleet) -> Resul
     *damaged.last_mut().context("an empty heartbeat")? ^= 1;
     let garbage: [Vec<u8>; 3] = [vec![0xff; 1024], b"HF".to_vec(), damaged];
 
-    let seed = std::fs::read_to_string(alpha.data().join("keys/identity.nk"))?;
-    let flooder = fleet.nats.connect(seed.trim()).await?;
+    let flooder = fleet.nats.connect(&alpha.seeds()?.identity).await?;
     let sent = AtomicU64::new(0);
     // Without a pause, until the others are done.
     let flood = async {
