@@ -18,7 +18,7 @@ DEMO := $(CARGO_TARGET_DIR)/release/fleet-demo
 .PHONY: demo
 demo: install ## A fleet with two devices on this machine, shown step by step; it stays up
 	@e2e/tools/build.sh
-	@cargo build --release --package vk-nats --package device-kubelet --package e2e --bins
+	@cargo build --release --package callout --package vk-nats --package device-kubelet --package fleet --package e2e --bins
 	@$(DEMO) up
 	@$(DEMO) show
 
@@ -84,7 +84,7 @@ bench: install ## Measure start times, memory and rates
 
 .PHONY: build
 build: ## Our programs, as scenarios use them
-	cargo build --package vk-nats --package device-kubelet
+	cargo build --package callout --package vk-nats --package device-kubelet --package fleet
 
 .PHONY: install
 install: ## Install missing Debian packages and Rust components, saying what and why

@@ -22,11 +22,12 @@ const NATS_AUDIENCE: &str = "nats";
 /// A demo stays up for days. In a cluster the kubelet replaces projected tokens each hour.
 const TOKEN_DURATION: &str = "720h";
 /// Everything that is applied before a component runs, in this order.
-const MANIFESTS: [&str; 4] = [
+const MANIFESTS: [&str; 5] = [
     "vk-nats/rbac.yaml",
     "callout/rbac.yaml",
     "callout/enroller-rbac.yaml",
     "callout/admission-policies.yaml",
+    "deploy/rbac.yaml",
 ];
 
 /// Applies the namespace, the accounts with their rights, the admission policies, and what the `fleet` command

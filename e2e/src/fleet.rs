@@ -21,7 +21,6 @@ use crate::callout;
 use crate::control_plane::{self, ControlPlane, ControlPlaneOptions};
 use crate::device::Device;
 use crate::enroller;
-use crate::enrollment::Issued;
 use crate::image::{self, Image};
 use crate::keys::FleetKeyFiles;
 use crate::kubectl::Kubectl;
@@ -455,8 +454,10 @@ impl Fleet {
             if !self.is_enrolled(device) {
                 return device.configure(&options.agent_settings, None);
             }
-            let issued = Issued { report_pod_ip: options.report_pod_ip, ..Issued::for_device(&device.name)? };
-            device.configure(&options.agent_settings, Some(&issued.intent(self).await?))
+            let report = if options.report_pod_ip { " --report-pod-ip" } else { "" };
+            let line = format!("device enroll {}{report} --output -", device.name);
+            let intent = serde_json::from_str(&self.command(&line).await?.success()?)?;
+            device.configure(&options.agent_settings, Some(&intent))
         }));
         tokio::try_join!(enroller.start(), vk.start(), issue)?;
         for device in self.devices.iter().filter(|device| self.is_enrolled(device)) {

@@ -21,7 +21,7 @@ const FLOOD: Duration = Duration::from_secs(12);
 /// When the connection is not there.
 pub async fn try_all(table: &mut Table, nats: &Nats, own: &Member) -> Result<()> {
     let subject = own.up(UpVerb::Status);
-    let mut client = own.connect(nats).await?;
+    let mut client = own.connect_patiently(nats).await?;
     let heard = client.publish(&subject, "", &vec![b'x'; 200 * 1024]).await?;
     table.control("a message of 200 KiB", verdict(&heard));
     let heard = client.publish(&subject, "", &vec![b'x'; 1024 * 1024]).await?;
@@ -49,7 +49,7 @@ pub async fn try_all(table: &mut Table, nats: &Nats, own: &Member) -> Result<()>
 
     subscriptions(table, nats, own).await?;
 
-    let mut client = own.connect(nats).await?;
+    let mut client = own.connect_patiently(nats).await?;
     let long = format!("SUB {}.{} 1\r\n", subject::inbox_prefix(&own.name), "x".repeat(100 * 1024));
     let heard = client.exchange(long.as_bytes()).await?;
     table.attempt("a line of 100 KiB", verdict(&heard));
@@ -61,7 +61,7 @@ pub async fn try_all(table: &mut Table, nats: &Nats, own: &Member) -> Result<()>
         ("a route's line", "RS+ FLEET > 1\r\n"),
         ("an account's line", "A+ FLEET\r\n"),
     ] {
-        let mut client = own.connect(nats).await?;
+        let mut client = own.connect_patiently(nats).await?;
         let heard = client.exchange(line.as_bytes()).await?;
         let result = verdict(&heard);
         match result {
@@ -74,7 +74,7 @@ pub async fn try_all(table: &mut Table, nats: &Nats, own: &Member) -> Result<()>
 
 /// 10,000 subscriptions, each on a subject that is allowed by itself.
 async fn subscriptions(table: &mut Table, nats: &Nats, own: &Member) -> Result<()> {
-    let mut client = own.connect(nats).await?;
+    let mut client = own.connect_patiently(nats).await?;
     let inbox = subject::inbox_prefix(&own.name);
     let lines: String = (0..10_000).map(|sid| format!("SUB {inbox}.s{sid} {sid}\r\n")).collect();
     let heard = client.exchange(lines.as_bytes()).await?;

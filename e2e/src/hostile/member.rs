@@ -20,6 +20,7 @@ use serde_json::json;
 use super::client::{Heard, Login, RawClient};
 use crate::device::Seeds;
 use crate::nats::Nats;
+use crate::wait::{Look, until};
 
 /// How long an answer may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -99,6 +100,17 @@ impl Member {
     /// When it is refused.
     pub async fn connect(&self, nats: &Nats) -> Result<RawClient> {
         RawClient::as_device(nats, &self.identity).await
+    }
+
+    /// As [`Member::connect`], also while the callout has had enough of it: a flood is slowed down, not shut out.
+    ///
+    /// # Errors
+    /// When it is still refused after a minute.
+    pub async fn connect_patiently(&self, nats: &Nats) -> Result<RawClient> {
+        until(format!("{} to be let in", self.name), Duration::from_secs(60), async || {
+            Ok(Look::Done(self.connect(nats).await?))
+        })
+        .await
     }
 
     /// Asks at the door of a token, with its secret, for membership.

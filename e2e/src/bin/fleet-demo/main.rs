@@ -102,9 +102,8 @@ async fn up(folder: &Path) -> Result<()> {
 /// Switches on what was left switched off; anything else that does not run is a
 /// reason to start anew.
 async fn resume(fleet: &Fleet) -> Result<()> {
-    let shared =
-        fleet.control_plane.processes().into_iter().chain([&fleet.nats.server, &fleet.vk()?.process]);
-    for process in shared {
+    let ours = fleet.services().map(|service| &service.process);
+    for process in fleet.control_plane.processes().into_iter().chain([&fleet.nats.server]).chain(ours) {
         anyhow::ensure!(process.is_running(), "{} has ended", process.name());
     }
     for device in fleet.devices() {
@@ -117,7 +116,10 @@ async fn resume(fleet: &Fleet) -> Result<()> {
 /// Which programs the fleet runs: other ones need another fleet.
 async fn stamp() -> Result<Vec<String>> {
     let tools = binaries::Tools::locate().await?;
-    let mut programs: Vec<PathBuf> = vec![binaries::own("vk-nats")?, binaries::own("device-kubelet")?];
+    let mut programs: Vec<PathBuf> = Vec::new();
+    for program in ["callout", "enroller", "vk-nats", "device-kubelet", "fleet"] {
+        programs.push(binaries::own(program)?);
+    }
     for tool in ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "nats-server"] {
         programs.push(tools.path(tool)?);
     }

@@ -34,6 +34,13 @@ pub async fn walk(fleet: &Fleet) -> Result<()> {
     let examples = binaries::repository()?.join("examples");
     let show = Show { fleet };
 
+    title("Two devices became members of the fleet, each with a token");
+    for device in fleet.devices() {
+        // What bring-up did: shown, and not done again.
+        say(&format!("$ fleet device enroll {0} --output {0}.intent.json", device.name));
+    }
+    show.fleet("device list").await?;
+
     title("Two devices are two Nodes");
     show.kubectl("get nodes --output wide").await?;
 
@@ -76,6 +83,8 @@ pub async fn walk(fleet: &Fleet) -> Result<()> {
     for device in fleet.devices() {
         say(&format!("  curl http://{}:{PORT}/    # {}", device.address(), device.name));
     }
+    say("  kubectl delete node pi-attic    # throws the device out: revoked within seconds");
+    say("  fleet device enroll pi-attic    # and lets it in again, with new keys");
     say("  make down");
     Ok(())
 }
@@ -89,6 +98,14 @@ impl Show<'_> {
     async fn kubectl(&self, line: &str) -> Result<()> {
         say(&format!("$ kubectl {line}"));
         let answer = self.fleet.kubectl.run(line).await?;
+        say(answer.trim_end());
+        Ok(())
+    }
+
+    /// Shows a line of the `fleet` command and its answer.
+    async fn fleet(&self, line: &str) -> Result<()> {
+        say(&format!("$ fleet {line}"));
+        let answer = self.fleet.command(line).await?.success()?;
         say(answer.trim_end());
         Ok(())
     }
