@@ -220,6 +220,8 @@ impl Member {
             desired: DesiredVersion::default(),
             set_digest: Digest::of_set([]),
             node,
+            key_statement: None,
+            rotated: None,
         })
     }
 
