@@ -243,7 +243,10 @@ async fn a_revocation_is_taken_back(fleet: &Fleet) -> Result<()> {
     })
     .await?;
     fleet.command("device undelete back --wait").await?.success()?;
-    member.open_session(&fleet.nats, None).await?;
+    until("the same keys to be let in again", PATIENCE, async || {
+        member.open_session(&fleet.nats, None).await.map(|_| Look::Done(()))
+    })
+    .await?;
     let node = fleet.kubectl.json("get node back").await?;
     ensure!(annotation(&node, IDENTITY_KEY) == member.identity_key()?.as_str(), "{}", node["metadata"]);
     fleet.kubectl.run("delete node back --wait=false").await.map(drop)

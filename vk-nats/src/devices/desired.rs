@@ -53,6 +53,15 @@ impl Ledger {
         }
     }
 
+    /// The newest version that the device has kept. Within an epoch there may have been another ledger for it: its
+    /// Node was made anew, or it has new keys. Going back would be refused.
+    pub fn resume(&mut self, kept: DesiredVersion) {
+        if kept.epoch == self.version.epoch && kept.sequence > self.version.sequence {
+            self.version.sequence = kept.sequence;
+            self.numbered = None;
+        }
+    }
+
     /// A new session: whatever was in flight is void. The device holds `digest`, and hello answered
     /// `answered`; if these differ it syncs by itself. The set may be another one by now.
     pub fn begin(&mut self, set: Option<&Arc<DesiredSet>>, digest: Digest, answered: Digest, now: Instant) {
@@ -65,7 +74,7 @@ impl Ledger {
     /// Version of a set; a set or settings not seen before get the next one.
     fn number(&mut self, digest: Digest, settings: &NodeSettings) -> DesiredVersion {
         if self.numbered.as_ref() != Some(&(digest, settings.clone())) {
-            self.version.sequence += 1;
+            self.version.sequence = self.version.sequence.saturating_add(1);
             self.numbered = Some((digest, settings.clone()));
         }
         self.version

@@ -5,7 +5,10 @@ use std::sync::atomic::Ordering;
 use fleet_wire::{
     digest::Digest,
     envelope::SessionId,
-    message::{EventRecord, EventType, HelloReply, HelloRequest, PROTOCOL, Refusal, RefusalCode, Reply},
+    message::{
+        DesiredVersion, EventRecord, EventType, HelloReply, HelloRequest, PROTOCOL, Refusal, RefusalCode,
+        Reply,
+    },
     session::Hello,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -26,6 +29,7 @@ pub(super) struct Greeting {
     token: Token,
     verdict: Verdict,
     node: NodeStatus,
+    desired: DesiredVersion,
     set_digest: Digest,
     answered: Digest,
     agent_version: String,
@@ -84,6 +88,7 @@ impl Actor {
                         token,
                         verdict,
                         node: request.node,
+                        desired: request.desired,
                         set_digest: request.set_digest,
                         answered: set_digest,
                         agent_version: request.agent_version,
@@ -137,6 +142,7 @@ impl Actor {
         // Questions of the older session are not answered any more.
         self.questions.clear();
         let set = self.set.borrow_and_update().clone();
+        self.ledger.resume(greeting.desired);
         self.ledger.begin(set.as_ref(), greeting.set_digest, greeting.answered, now);
         self.push_due = Some(now);
         self.keys.greeted(greeting.rotated, now);

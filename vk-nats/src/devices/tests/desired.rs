@@ -46,6 +46,21 @@ async fn a_change_carries_only_what_differs_and_the_next_version() {
 }
 
 #[tokio::test]
+async fn a_new_ledger_goes_on_after_what_the_device_has_kept() {
+    let kept = |epoch, sequence| DesiredVersion { epoch: OwnerEpoch(epoch), sequence };
+    let next = |said: &[DesiredVersion]| {
+        let mut ledger = told(EMPTY);
+        said.iter().for_each(|kept| ledger.resume(*kept));
+        ledger.changed(&set(&[("a", "1")]), &settings(), Instant::now()).unwrap().version
+    };
+    assert_eq!(next(&[kept(7, 40)]), kept(7, 41));
+    // Not back, and not by what an older incarnation counted.
+    assert_eq!(next(&[kept(7, 40), kept(7, 3)]), kept(7, 41));
+    assert_eq!(next(&[kept(6, 40)]), kept(7, 1));
+    assert_eq!(next(&[kept(7, u64::MAX)]), kept(7, u64::MAX));
+}
+
+#[tokio::test]
 async fn a_device_that_knows_it_has_to_sync_is_not_told_again() {
     let now = Instant::now();
     let mut ledger = Ledger::new(OwnerEpoch(7));
