@@ -66,7 +66,7 @@ fn the_wire_knows_no_runtime_and_no_network() {
 
 #[test]
 fn the_wire_is_the_lowest_of_our_crates() {
-    assert_free_of("fleet-wire", &["fleet-daemon", "vk-nats", "device-kubelet"]);
+    assert_free_of("fleet-wire", &["fleet-daemon", "vk-nats", "device-kubelet", "callout"]);
 }
 
 #[test]
@@ -88,6 +88,11 @@ fn the_device_does_not_verify_tokens() {
 #[test]
 fn the_cluster_side_has_no_client_of_podman() {
     assert_free_of("vk-nats", &["podman-api", "device-kubelet"]);
+}
+
+#[test]
+fn the_callout_knows_neither_side() {
+    assert_free_of("callout", &["vk-nats", "device-kubelet", "podman-api"]);
 }
 
 #[test]
