@@ -124,18 +124,58 @@ pub struct Connection {
     /// At least so many messages were dropped because their subscription was full. In a flood the client
     /// does not report each.
     pub dropped: Arc<AtomicU64>,
-    login: Arc<Mutex<Arc<Login>>>,
+    logins: Arc<Logins>,
+}
+
+/// The login to show, and which one the server has let in.
+#[derive(Debug)]
+struct Logins {
+    /// With its number: they count up.
+    current: Mutex<(u64, Arc<Login>)>,
+    shown: AtomicU64,
+    accepted: AtomicU64,
+}
+
+impl Logins {
+    fn new(login: Login) -> Self {
+        let current = Mutex::new((0, Arc::new(login)));
+        Self { current, shown: AtomicU64::new(0), accepted: AtomicU64::new(0) }
+    }
+
+    fn set(&self, login: Login) -> u64 {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = (current.0 + 1, Arc::new(login));
+        current.0
+    }
+
+    /// For a connection that begins.
+    fn show(&self) -> Arc<Login> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shown.store(current.0, Ordering::Relaxed);
+        Arc::clone(&current.1)
+    }
+
+    /// It was let in. There is one attempt at a time.
+    fn accept(&self) {
+        self.accepted.store(self.shown.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
 }
 
 impl Connection {
-    /// Logs in as somebody else from the next connection on. The one that is open stays.
+    /// Logs in as somebody else from the next connection on. The one that is open stays. The number tells this
+    /// login from others: see [`Connection::accepted_login`].
     ///
     /// # Errors
     /// [`NatsError::Login`] when that can never work; nothing changes then.
-    pub fn set_login(&self, login: Login) -> Result<(), NatsError> {
+    pub fn set_login(&self, login: Login) -> Result<u64, NatsError> {
         login.check()?;
-        *self.login.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(login);
-        Ok(())
+        Ok(self.logins.set(login))
+    }
+
+    /// Number of the login that the server let in last; 0 is the first one. An attempt with an older login may be
+    /// under way while a newer one is set, so that being connected alone does not say as whom.
+    pub fn accepted_login(&self) -> u64 {
+        self.logins.accepted.load(Ordering::Relaxed)
     }
 
     /// Ends the connection and makes a new one, with the login of now.
@@ -183,15 +223,15 @@ pub fn install_crypto_provider() {
 pub async fn connect(settings: &NatsSettings) -> Result<Connection, NatsError> {
     let servers = servers(&settings.url)?;
     settings.login.check()?;
-    let login = Arc::new(Mutex::new(Arc::new(settings.login.clone())));
-    let events = Arc::new(LinkEvents::new(&settings.url));
+    let logins = Arc::new(Logins::new(settings.login.clone()));
+    let events = Arc::new(LinkEvents::new(&settings.url, Arc::clone(&logins)));
     let (state, refused) = (events.state.subscribe(), events.refused.subscribe());
     let dropped = Arc::clone(&events.dropped);
     let first = AtomicBool::new(true);
 
-    let shown = Arc::clone(&login);
+    let shown = Arc::clone(&logins);
     let mut options = ConnectOptions::with_auth_callback(move |nonce| {
-        let login = Arc::clone(&shown.lock().unwrap_or_else(PoisonError::into_inner));
+        let login = shown.show();
         async move { login.prove(&nonce).await.map_err(AuthError::new) }
     })
     .name(&settings.name)
@@ -241,7 +281,7 @@ pub async fn connect(settings: &NatsSettings) -> Result<Connection, NatsError> {
         None => {}
     }
     let client = options.connect(servers).await.map_err(NatsError::Client)?;
-    Ok(Connection { client, state, refused, dropped, login })
+    Ok(Connection { client, state, refused, dropped, logins })
 }
 
 fn servers(url: &str) -> Result<Vec<ServerAddr>, NatsError> {
@@ -289,6 +329,7 @@ struct LinkEvents {
     last_error: Mutex<Option<String>>,
     drops: Mutex<Drops>,
     dropped: Arc<AtomicU64>,
+    logins: Arc<Logins>,
     url: String,
 }
 
@@ -312,7 +353,7 @@ impl Drops {
 }
 
 impl LinkEvents {
-    fn new(url: &str) -> Self {
+    fn new(url: &str, logins: Arc<Logins>) -> Self {
         Self {
             state: watch::Sender::new(LinkState::Disconnected),
             refused: watch::Sender::new(0),
@@ -320,6 +361,7 @@ impl LinkEvents {
             last_error: Mutex::default(),
             drops: Mutex::default(),
             dropped: Arc::default(),
+            logins,
             url: url.to_owned(),
         }
     }
@@ -329,6 +371,8 @@ impl LinkEvents {
             Event::Connected => {
                 self.last_error().take();
                 self.expired.store(false, Ordering::Relaxed);
+                // Before anyone sees that there is a connection.
+                self.logins.accept();
                 if self.state.send_replace(LinkState::Connected) != LinkState::Connected {
                     tracing::info!(url = self.url, "connected to NATS");
                 }

@@ -15,6 +15,11 @@ fn settings(url: &str) -> NatsSettings {
     }
 }
 
+fn link_events() -> LinkEvents {
+    let login = Login::EnrollmentToken("0".repeat(20).parse().unwrap());
+    LinkEvents::new("nats://x", Arc::new(Logins::new(login)))
+}
+
 proptest! {
     #[test]
     fn a_delay_stays_within_its_bounds(attempt in 0usize..10_000, random in 0.0f64..1.0) {
@@ -73,7 +78,7 @@ async fn a_ca_file_without_certificate_is_an_error_at_the_start() {
 
 #[test]
 fn the_state_follows_the_events_and_survives_an_absent_reader() {
-    let events = LinkEvents::new("nats://x");
+    let events = link_events();
     events.observe(Event::Connected);
     let reader = events.state.subscribe();
     assert_eq!(*reader.borrow(), LinkState::Connected);
@@ -102,7 +107,7 @@ fn a_flood_of_dropped_messages_is_a_few_lines() {
 
 #[tokio::test(start_paused = true)]
 async fn an_expired_login_is_told_from_a_lost_connection_once() {
-    let events = LinkEvents::new("nats://x");
+    let events = link_events();
     assert!(!events.take_expiry().await, "the first connection");
     events.observe(Event::Connected);
     events.observe(Event::ServerError(ServerError::Other("User Authentication Expired".into())));
@@ -116,7 +121,7 @@ async fn an_expired_login_is_told_from_a_lost_connection_once() {
 
 #[tokio::test(start_paused = true)]
 async fn the_reason_is_waited_for_when_the_client_is_ahead_of_its_events() {
-    let events = Arc::new(LinkEvents::new("nats://x"));
+    let events = Arc::new(link_events());
     events.observe(Event::Connected);
     let asked = tokio::spawn({
         let events = Arc::clone(&events);
@@ -130,7 +135,7 @@ async fn the_reason_is_waited_for_when_the_client_is_ahead_of_its_events() {
 
 #[test]
 fn refused_logins_are_counted_and_other_errors_are_not() {
-    let events = LinkEvents::new("nats://x");
+    let events = link_events();
     let refused = events.refused.subscribe();
     let error = |text: &str| Event::ClientError(async_nats::ClientError::Other(text.into()));
     events.observe(error("IO error"));
@@ -163,4 +168,18 @@ async fn a_short_absence_leaves_a_process_ready_and_a_long_one_does_not() {
     later(READY_PATIENCE * 2).await;
     assert!(!health.is_ready());
     watcher.abort();
+}
+
+#[test]
+fn who_was_let_in_is_who_was_shown_and_not_who_was_set_meanwhile() {
+    let events = link_events();
+    let logins = Arc::clone(&events.logins);
+    logins.show();
+    let later = logins.set(Login::Credential { key: NkeySeed::random().unwrap(), token: None });
+    events.observe(Event::Connected);
+    assert_eq!(logins.accepted.load(Ordering::Relaxed), 0, "an attempt with the older one was under way");
+    events.observe(Event::Disconnected);
+    logins.show();
+    events.observe(Event::Connected);
+    assert_eq!(logins.accepted.load(Ordering::Relaxed), later);
 }

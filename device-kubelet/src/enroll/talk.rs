@@ -156,9 +156,10 @@ impl Enrollment {
         let began = Instant::now();
         let mut refusals = 0;
         let mut as_member = false;
+        let mut member = None;
         loop {
             if *state.borrow_and_update() == LinkState::Connected {
-                return Ok(as_member);
+                return Ok(member == Some(connection.accepted_login()));
             }
             refused.mark_unchanged();
             tokio::select! {
@@ -172,7 +173,8 @@ impl Enrollment {
                     as_member = !as_member;
                     let key = self.keys.login_key();
                     let login = if as_member { Login::Credential { key, token: None } } else { self.login() };
-                    connection.set_login(login)?;
+                    let number = connection.set_login(login)?;
+                    member = as_member.then_some(number).or(member);
                     continue;
                 }
             }

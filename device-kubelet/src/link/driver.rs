@@ -150,6 +150,9 @@ impl SyncPlan {
 impl Driver {
     /// Runs for ever.
     pub async fn run(mut self) {
+        // What a reboot or a full disk left of a revoked device's pods.
+        let mut erase_due =
+            if self.standing.membership().revoked.is_some() { self.erase().await } else { None };
         // The hello tells what the device has, so it waits until that is known.
         if self.node.wait_for(Option::is_some).await.is_err() {
             return;
@@ -160,10 +163,6 @@ impl Driver {
         let mut sync = SyncPlan::new();
         let overflow = Arc::clone(&self.overflow);
         let mut token_due = None;
-        let mut erase_due = None;
-        if self.standing.membership().revoked.is_some() {
-            erase_due = self.erase().await;
-        }
         loop {
             let hello_due = opening.due();
             let sync_due = sync.due.filter(|_| opening.is_open() && self.channel.is_connected());

@@ -81,6 +81,13 @@ enum With {
     Next,
 }
 
+/// A login was let in, or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News {
+    Accepted(With),
+    Refused,
+}
+
 /// What the outcome of a login says about two pairs of keys. Pure.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
@@ -95,13 +102,15 @@ enum Verdict {
 }
 
 /// `denied`: the enroller refused the next keys.
-fn judge(with: With, has_next: bool, accepted: bool, denied: bool) -> Verdict {
-    match (with, accepted) {
-        (With::Next, true) => Verdict::Promote,
-        (With::Next, false) => Verdict::Switch(With::Old),
-        (With::Old, false) if has_next => Verdict::Switch(With::Next),
-        (With::Old, true) if has_next && denied => Verdict::Drop,
-        (With::Old, _) => Verdict::Wait,
+fn judge(with: With, has_next: bool, news: News, denied: bool) -> Verdict {
+    match (news, with) {
+        (News::Accepted(With::Next), _) => Verdict::Promote,
+        // An attempt that began before the next ones were shown says nothing about these.
+        (News::Accepted(With::Old), With::Next) => Verdict::Wait,
+        (News::Accepted(With::Old), With::Old) if has_next && denied => Verdict::Drop,
+        (News::Refused, With::Next) => Verdict::Switch(With::Old),
+        (News::Refused, With::Old) if has_next => Verdict::Switch(With::Next),
+        (_, With::Old) => Verdict::Wait,
     }
 }
 
@@ -111,12 +120,13 @@ impl Rotation {
         let connection = self.channel.connection().clone();
         let (mut state, mut refused) = (connection.state.clone(), connection.refused.clone());
         let mut backoff = Backoff::new(Duration::from_secs(10), Duration::from_secs(300));
-        let mut with = With::Old;
+        // What the next attempt shows, and the number of the login with the next keys.
+        let (mut with, mut next_login) = (With::Old, None);
         let mut denied = false;
         let mut wanted: Option<String> = None;
         let mut due = self.has_next().then(|| Instant::now() + RESUME);
         loop {
-            let mut accepted = None;
+            let mut news = None;
             tokio::select! {
                 request = self.requests.recv() => match request {
                     None => return,
@@ -131,13 +141,14 @@ impl Rotation {
                 () = at(due) => {
                     due = None;
                     match self.ask().await {
-                        Ok(()) => accepted = Some(true),
+                        // The enroller's own word.
+                        Ok(()) => news = Some(News::Accepted(With::Next)),
                         Err(error @ RotationError::Refused(_)) => {
                             tracing::error!(error = causes(&error), "this device keeps its keys");
                             // An earlier answer may have been lost: then the next keys are let in.
                             denied = true;
                             with = With::Next;
-                            self.log_in(with);
+                            next_login = self.log_in(with);
                             connection.reconnect().await;
                         }
                         Err(error) => {
@@ -145,30 +156,31 @@ impl Rotation {
                             due = Some(Instant::now() + backoff.next(rand::random()));
                         }
                     }
-                    if accepted.is_some() {
-                        with = With::Next;
-                    }
                 }
                 changed = state.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    accepted = (*state.borrow_and_update() == LinkState::Connected).then_some(true);
+                    if *state.borrow_and_update() == LinkState::Connected {
+                        let is_next = next_login == Some(connection.accepted_login());
+                        news = Some(News::Accepted(if is_next { With::Next } else { With::Old }));
+                    }
                 }
                 changed = refused.changed() => {
                     if changed.is_err() {
                         return;
                     }
                     refused.mark_unchanged();
-                    accepted = Some(false);
+                    news = Some(News::Refused);
                 }
             }
-            let Some(accepted) = accepted else { continue };
-            match judge(with, self.has_next(), accepted, denied) {
+            let Some(news) = news else { continue };
+            match judge(with, self.has_next(), news, denied) {
                 Verdict::Wait => {}
                 Verdict::Switch(other) => {
                     with = other;
-                    self.log_in(with);
+                    let login = self.log_in(with);
+                    next_login = login.filter(|_| with == With::Next).or(next_login);
                 }
                 Verdict::Drop => {
                     denied = false;
@@ -177,7 +189,7 @@ impl Rotation {
                     }
                 }
                 Verdict::Promote => {
-                    (with, denied, due) = (With::Old, false, None);
+                    (with, next_login, denied, due) = (With::Old, None, false, None);
                     backoff.reset();
                     self.promote(wanted.take()).await;
                 }
@@ -245,22 +257,29 @@ impl Rotation {
         let _ = self.driver.send(Command::SessionUnknown("the device has new keys".to_owned())).await;
     }
 
-    fn log_in(&self, with: With) {
+    fn log_in(&self, with: With) -> Option<u64> {
         let keys = match with {
             With::Old => DeviceKeys::load_or_create(self.standing.data_dir()).map(Some),
             With::Next => DeviceKeys::next(self.standing.data_dir()),
         };
         match keys {
             Ok(Some(keys)) => self.set_login(&keys),
-            Ok(None) => {}
-            Err(error) => tracing::error!(error = causes(&error), "keys cannot be read"),
+            Ok(None) => None,
+            Err(error) => {
+                tracing::error!(error = causes(&error), "keys cannot be read");
+                None
+            }
         }
     }
 
-    fn set_login(&self, keys: &DeviceKeys) {
+    fn set_login(&self, keys: &DeviceKeys) -> Option<u64> {
         let login = Login::Credential { key: keys.login_key(), token: self.token.clone() };
-        if let Err(error) = self.channel.connection().set_login(login) {
-            tracing::error!(error = causes(&error), "keys cannot be used");
+        match self.channel.connection().set_login(login) {
+            Ok(number) => Some(number),
+            Err(error) => {
+                tracing::error!(error = causes(&error), "keys cannot be used");
+                None
+            }
         }
     }
 }
@@ -276,20 +295,30 @@ async fn at(due: Option<Instant>) {
 mod tests {
     use super::*;
 
+    const OLD: News = News::Accepted(With::Old);
+    const NEXT: News = News::Accepted(With::Next);
+
     #[test]
     fn a_login_that_is_let_in_decides_which_keys_stay() {
-        assert_eq!(judge(With::Next, true, true, false), Verdict::Promote);
-        assert_eq!(judge(With::Next, true, true, true), Verdict::Promote, "an answer was lost");
-        assert_eq!(judge(With::Old, true, true, true), Verdict::Drop);
-        assert_eq!(judge(With::Old, true, true, false), Verdict::Wait, "not asked yet, or not answered");
+        assert_eq!(judge(With::Next, true, NEXT, false), Verdict::Promote);
+        assert_eq!(judge(With::Next, true, NEXT, true), Verdict::Promote, "an answer was lost");
+        assert_eq!(judge(With::Old, true, OLD, true), Verdict::Drop);
+        assert_eq!(judge(With::Old, true, OLD, false), Verdict::Wait, "not asked yet, or not answered");
+    }
+
+    #[test]
+    fn an_attempt_with_the_old_keys_that_was_under_way_proves_nothing_of_the_next() {
+        for denied in [false, true] {
+            assert_eq!(judge(With::Next, true, OLD, denied), Verdict::Wait);
+        }
     }
 
     #[test]
     fn a_refused_login_is_tried_with_the_other_keys_and_nothing_is_lost() {
         for denied in [false, true] {
-            assert_eq!(judge(With::Old, true, false, denied), Verdict::Switch(With::Next));
-            assert_eq!(judge(With::Next, true, false, denied), Verdict::Switch(With::Old));
+            assert_eq!(judge(With::Old, true, News::Refused, denied), Verdict::Switch(With::Next));
+            assert_eq!(judge(With::Next, true, News::Refused, denied), Verdict::Switch(With::Old));
         }
-        assert_eq!(judge(With::Old, false, false, false), Verdict::Wait, "there are no others");
+        assert_eq!(judge(With::Old, false, News::Refused, false), Verdict::Wait, "there are no others");
     }
 }
