@@ -31,7 +31,11 @@ async fn a_hostile_device_gets_nowhere(fleet: &Fleet) -> Result<()> {
     let scene = Scene::open(fleet, "bystanders").await?;
     let set = |word: &str| {
         let line = format!("echo {word}; exec sleep 100000");
-        daemon_set("work", &json!({ "containers": [shell("c", &line)] }))
+        // Not on the devices that the attack brings along: nothing runs there.
+        let hosts = json!({ "key": "kubernetes.io/hostname", "operator": "In", "values": ["alpha", "beta"] });
+        let terms = json!({ "nodeSelectorTerms": [{ "matchExpressions": [hosts] }] });
+        let affinity = json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": terms } });
+        daemon_set("work", &json!({ "containers": [shell("c", &line)], "affinity": affinity }))
     };
     scene.apply(&set("one")).await?;
     scene.kubectl("rollout status daemonset/work --timeout 60s").await?;
