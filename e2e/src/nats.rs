@@ -25,6 +25,10 @@ use crate::wait::Look;
 
 /// The client port; the only one that devices can reach.
 pub const PORT: u16 = 4222;
+/// Largest message in the account of the fleet, in bytes.
+pub const MAX_PAYLOAD: usize = 264 * 1024;
+/// Most subscriptions of a connection in the account of the fleet.
+pub const MAX_SUBSCRIPTIONS: usize = 8192;
 /// Where the server shows its connections, inside the cluster's namespace.
 const MONITOR: &str = "127.0.0.1:8222";
 
@@ -46,7 +50,7 @@ pub struct Connected {
     pub cid: u64,
     /// The user's name: `device:pi-7`, `component:vk-nats`, ….
     #[serde(default)]
-    pub name_tag: String,
+    pub authorized_user: String,
     /// What the client calls itself.
     #[serde(default)]
     pub name: String,
@@ -196,7 +200,7 @@ impl Nats {
     /// # Errors
     /// When the server does not answer.
     pub async fn connections_of(&self, user: &str) -> Result<Vec<Connected>> {
-        Ok(self.connections().await?.into_iter().filter(|client| client.name_tag == user).collect())
+        Ok(self.connections().await?.into_iter().filter(|client| client.authorized_user == user).collect())
     }
 
     fn seed(&self, whose: &str) -> Result<String> {
@@ -249,7 +253,13 @@ fn configuration(address: Ipv4Addr, (cert, key): (&Path, &Path), keys: &Keys) ->
         "tls": { "cert_file": cert, "key_file": key, "timeout": 5 },
         "accounts": {
             // The observer belongs to the tests; a real server has no user here.
-            "FLEET": { "users": [{ "nkey": keys.observer }] },
+            // The server takes no limits from what the callout answers (not in config mode, 2.15.2), so they
+            // stand here, for every connection: a message of ours and what sealing adds; and a subscription for
+            // each device that a vk-nats speaks for.
+            "FLEET": {
+                "users": [{ "nkey": keys.observer }],
+                "limits": { "max_payload": MAX_PAYLOAD, "max_subscriptions": MAX_SUBSCRIPTIONS },
+            },
             "AUTH": { "users": [{ "nkey": keys.callout }] },
             "SYS": { "users": [{ "nkey": keys.kicker }] },
         },

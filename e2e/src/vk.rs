@@ -48,6 +48,7 @@ pub async fn configure(
     set("nats-url", nats.url());
     set("nats-ca-file", nats.ca_file().display().to_string());
     set("nats-token-file", token.display().to_string());
+    set("fleet-keys-file", keys.statement().display().to_string());
     set("node-address", vk.address.to_string());
     set("listen-address", vk.address.to_string());
     set("serving-cert-file", pki.cert(&vk.name).display().to_string());

@@ -162,6 +162,14 @@ async fn twice(table: &mut Table, fleet: &Fleet, own: &Member) -> Result<()> {
 async fn out(table: &mut Table, fleet: &Fleet, own: &Member) -> Result<()> {
     let nats = &fleet.nats;
     let mut live = own.connect_patiently(nats).await?;
+    let there = !nats.connections_of(&format!("device:{}", own.name)).await?.is_empty();
+    table.control(
+        "the connection before revocation",
+        match there {
+            true => Ok("listed".to_owned()),
+            false => Err("not listed".to_owned()),
+        },
+    );
     fleet.kubectl.run(&format!("delete node {} --wait=false", own.name)).await?;
     let user = format!("device:{}", own.name);
     let gone = until("its connections to end", Duration::from_secs(5), async || {

@@ -115,7 +115,7 @@ async fn without_any_callout_nobody_gets_in_and_all_come_back(fleet: &Fleet) -> 
     }
     until("every user to run out", PATIENCE, async || {
         let mut left = fleet.nats.connections().await?;
-        left.retain(|connection| connection.name_tag.contains(':'));
+        left.retain(|connection| connection.authorized_user.contains(':'));
         Ok(if left.is_empty() { Look::Done(()) } else { Look::not_yet(format!("{left:?}")) })
     })
     .await?;
@@ -145,7 +145,7 @@ async fn known_devices_get_in_without_the_api_server(fleet: &Fleet) -> Result<()
     ensure!(again != new, "it did not connect twice");
     stays("vk-nats", Duration::from_secs(i64::unsigned_abs(LIFETIME)), async || {
         let connected = fleet.nats.connections().await?;
-        let there = connected.iter().any(|connection| connection.name_tag == "device:alpha");
+        let there = connected.iter().any(|connection| connection.authorized_user == "device:alpha");
         // Between two users there is a moment without one.
         Ok(if there || connected.len() > 1 {
             Look::Done(())

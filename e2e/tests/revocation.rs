@@ -93,6 +93,8 @@ async fn whoever_connects_during_the_deletion_is_out_too(fleet: &Fleet) -> Resul
     for _ in 0..10 {
         kept.push(member.connect(&fleet.nats).await?);
     }
+    let listed = fleet.nats.connections_of("device:racer").await?.len();
+    ensure!(listed == kept.len(), "{listed} connections are listed");
     let began = Instant::now();
     let delete = fleet.kubectl.run("delete node racer --wait=false");
     // Some of these are authorized before the callout has heard of the deletion.

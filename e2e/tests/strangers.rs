@@ -65,7 +65,7 @@ async fn what_is_not_a_message_is_counted_and_dropped(fleet: &Fleet) -> Result<(
     grows(fleet, "Format", before, 5.0).await?;
 
     let before = counted(fleet, MESSAGES, &["TooLarge"]).await?;
-    client.publish(subject, vec![b'x'; 900 * 1024].into()).await?;
+    client.publish(subject, vec![b'x'; 260 * 1024].into()).await?;
     client.flush().await?;
     grows(fleet, "TooLarge", before, 1.0).await?;
 

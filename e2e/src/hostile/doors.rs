@@ -98,6 +98,7 @@ pub async fn names_of_others(
 
     let mut names: Vec<String> = names();
     names.push(victim.to_string());
+    let mut asked = Vec::new();
     for (number, name) in names.iter().enumerate() {
         let like = own.statement(&door)?;
         let statement = json!({
@@ -113,12 +114,24 @@ pub async fn names_of_others(
         };
         let message = seal_request(&request, &own.curve, &enroller)?;
         let reply = format!("{inbox}.n{number}");
-        let mut heard = client.publish(&door.subject(), &reply, &message).await?;
-        if heard.is_empty() {
-            heard.extend(client.hear(SILENCE).await);
+        let heard = client.publish(&door.subject(), &reply, &message).await?;
+        asked.push((name, reply, like, heard));
+    }
+    // The answers to all of them, whatever their order.
+    let mut answers: Vec<Heard> = asked.iter_mut().flat_map(|(.., heard)| std::mem::take(heard)).collect();
+    while let Some(heard) = client.hear(SILENCE).await {
+        let closed = heard == Heard::Closed;
+        answers.push(heard);
+        if closed {
+            break;
         }
-        let attempt = format!("enroll as {}", shown(name));
-        table.attempt(attempt, answer(&heard, &like, &own, &enroller));
+    }
+    for (name, reply, like, _) in &asked {
+        let own_answer = answers
+            .iter()
+            .find(|heard| matches!(heard, Heard::Message(message) if message.subject == *reply));
+        let heard: Vec<Heard> = own_answer.cloned().into_iter().collect();
+        table.attempt(format!("enroll as {}", shown(name)), answer(&heard, like, &own, &enroller));
     }
     let statement = own.statement(&door)?;
     let request = statement.with_token(&own.identity, &intent.token)?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use fleet_wire::subject::{self, UpVerb};
 use tokio::time::Instant;
 
@@ -10,7 +10,7 @@ use super::client::{Heard, Login, RawClient, publication};
 use super::member::Member;
 use super::subjects::verdict;
 use super::table::{Table, Verdict};
-use crate::nats::Nats;
+use crate::nats::{MAX_SUBSCRIPTIONS, Nats};
 
 /// How long a flood lasts: several heartbeats of the devices beside it.
 const FLOOD: Duration = Duration::from_secs(12);
@@ -85,11 +85,14 @@ async fn subscriptions(table: &mut Table, nats: &Nats, own: &Member) -> Result<(
         .iter()
         .map(|connection| connection.subscriptions)
         .max()
-        .unwrap_or_default();
+        .context("it is not listed")?;
     let closed = if heard.contains(&Heard::Closed) { ", closed" } else { "" };
     let answer = format!("{refused} refused{closed}, {held} held");
-    let verdict =
-        if held <= 16 && (refused > 0 || !closed.is_empty()) { Verdict::Refused } else { Verdict::Succeeded };
+    let verdict = if held <= MAX_SUBSCRIPTIONS as u64 && (refused > 0 || !closed.is_empty()) {
+        Verdict::Refused
+    } else {
+        Verdict::Succeeded
+    };
     table.note("10,000 subscriptions", answer, verdict);
     Ok(())
 }
