@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fleet_wire::enrollment::Door;
+use fleet_wire::envelope::{Direction, Outside, Route};
 use fleet_wire::name::{DeviceName, OwnerEpoch};
 use fleet_wire::session::DeviceSession;
-use fleet_wire::subject::{self, Subject, UpVerb};
+use fleet_wire::subject::{self, UpVerb};
 use futures::StreamExt as _;
 
 use super::client::{Heard, RawClient};
@@ -170,9 +171,9 @@ pub async fn bend_replies(table: &mut Table, nats: &Nats, own: &Member, victim: 
         format!("{inbox}..x"),
         format!("{inbox}2.x"),
     ];
-    let fleet_keys = own.fleet_keys()?;
+    let keys = own.fleet_keys()?;
     let mut session =
-        DeviceSession::new(own.name.clone(), own.curve.clone(), fleet_keys, OwnerEpoch::default());
+        DeviceSession::new(own.name.clone(), own.curve.clone(), keys.clone(), OwnerEpoch::default());
     let hello = own.up(UpVerb::Hello);
     let good = format!("{inbox}.good");
     client.subscribe(&good, 1).await?;
@@ -198,10 +199,15 @@ pub async fn bend_replies(table: &mut Table, nats: &Nats, own: &Member, victim: 
             .map_err(|error| error.to_string()),
     };
     table.control(format!("hello with reply subject {good}"), control);
-    let hello_subject = Subject::Up(own.name.clone(), UpVerb::Hello).to_string();
+    // Others use these subjects, too: an answer is what is sealed to this device.
     let published = drain(&mut all, |message| {
-        bent.iter().any(|reply| message.subject.as_str() == reply)
-            && message.subject.as_str() != hello_subject
+        let subject = message.subject.as_str();
+        let opens = |outside: Outside<'_>| {
+            let key_version = outside.key_version;
+            let route = Route { direction: Direction::Down, subject, device: &own.name, key_version };
+            keys.get(key_version).is_ok_and(|fleet| outside.open(route, &own.curve, fleet).is_ok())
+        };
+        bent.iter().any(|reply| subject == reply) && Outside::parse(&message.payload).is_ok_and(opens)
     })
     .await;
     for reply in &bent {
