@@ -15,6 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
+use crate::binaries;
 use crate::netns::{Network, VOLATILE};
 use crate::podman;
 use crate::process::{Identity, Record, read_json, write_json};
@@ -170,6 +171,23 @@ pub fn require_ground() -> Result<()> {
         .collect();
     if !missing.is_empty() {
         bail!("not on PATH: {}; run e2e/tools/install.sh", missing.join(", "));
+    }
+    require_room(&binaries::state()?)
+}
+
+/// The devices lie on this machine's disk, and report its pressure: nothing would be scheduled on them.
+fn require_room(folder: &Path) -> Result<()> {
+    // Below a kubelet's `nodefs.available<10%`, with room for what the fleet itself writes.
+    const LEAST_PERCENT: u64 = 11;
+    fs::create_dir_all(folder)?;
+    let disk = rustix::fs::statvfs(folder)?;
+    let percent = disk.f_bavail.saturating_mul(100) / disk.f_blocks.max(1);
+    if percent < LEAST_PERCENT {
+        bail!(
+            "the disk of {} is {percent} % free: devices with less than 10 % report DiskPressure, and no pod is \
+             scheduled on them; free some space",
+            folder.display()
+        );
     }
     Ok(())
 }

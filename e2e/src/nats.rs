@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use fleet_wire::permissions::{MAX_PAYLOAD, MAX_SUBSCRIPTIONS};
 use nkeys::{KeyPair, XKey};
 use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
@@ -25,10 +26,6 @@ use crate::wait::Look;
 
 /// The client port; the only one that devices can reach.
 pub const PORT: u16 = 4222;
-/// Largest message in the account of the fleet, in bytes.
-pub const MAX_PAYLOAD: usize = 264 * 1024;
-/// Most subscriptions of a connection in the account of the fleet.
-pub const MAX_SUBSCRIPTIONS: usize = 8192;
 /// Where the server shows its connections, inside the cluster's namespace.
 const MONITOR: &str = "127.0.0.1:8222";
 

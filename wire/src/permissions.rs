@@ -61,8 +61,13 @@ pub struct Permissions {
 /// A device subscribes to its commands, its streams and its inbox. Twice that is room for a client that
 /// subscribes anew before it gives up the old one.
 const DEVICE_SUBSCRIPTIONS: u32 = 16;
-/// A message of this protocol is at most 256 KiB, and its envelope a little more.
-const DEVICE_PAYLOAD: u32 = 264 * 1024;
+/// Largest payload of anybody in the fleet's account, in bytes: a message of this protocol is at most 256 KiB, and
+/// its envelope a little more. nats-server 2.15 ignores the limits of a callout's users in configuration mode,
+/// so that this stands at the account, too.
+pub const MAX_PAYLOAD: u32 = 264 * 1024;
+/// Most subscriptions of one connection in the fleet's account: `vk-nats` has one for each device, and one more
+/// for each with an open stream. A limit of the account, for the same reason.
+pub const MAX_SUBSCRIPTIONS: u32 = 8192;
 
 impl Permissions {
     /// The permissions of an identity.
@@ -82,7 +87,7 @@ impl Permissions {
                         format!("{}.>", subject::inbox_prefix(device)),
                     ],
                     max_subscriptions: Some(DEVICE_SUBSCRIPTIONS),
-                    max_payload: Some(DEVICE_PAYLOAD),
+                    max_payload: Some(MAX_PAYLOAD),
                 }
             }
             Identity::ClusterSide => Self {

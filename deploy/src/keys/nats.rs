@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, fmt};
 
 use clap::ValueEnum;
-use fleet_wire::keys::KeyError;
+use fleet_wire::{
+    keys::KeyError,
+    permissions::{MAX_PAYLOAD, MAX_SUBSCRIPTIONS},
+};
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use nkeys::{KeyPair, KeyPairType, XKey};
 use zeroize::Zeroizing;
@@ -176,7 +179,8 @@ impl NatsPublic {
 # Harmony Fleet: who may connect is decided by the auth callout. Public keys only.
 accounts {{
   # Devices and the cluster side; users come from the callout alone.
-  FLEET {{}}
+  # nats-server takes no limits from a callout's answer; these hold for each connection.
+  FLEET {{ limits {{ max_payload: {MAX_PAYLOAD}, max_subscriptions: {MAX_SUBSCRIPTIONS} }} }}
   AUTH {{ users: [ {{ nkey: {callout} }} ] }}
   SYS {{ users: [ {{ nkey: {kicker} }} ] }}
 }}

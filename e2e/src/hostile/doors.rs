@@ -172,7 +172,6 @@ async fn at_the_door(nats: &Nats, token: &EnrollmentToken) -> Result<RawClient> 
 }
 
 /// An answer as the result of an attempt.
-#[must_use]
 pub fn membership(asked: Result<EnrollReply>) -> std::result::Result<String, String> {
     match asked.map(|reply| reply.outcome) {
         Ok(Outcome::Enrolled) => Ok("enrolled".to_owned()),

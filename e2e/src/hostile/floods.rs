@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use fleet_wire::permissions::MAX_SUBSCRIPTIONS;
 use fleet_wire::subject::{self, UpVerb};
 use tokio::time::Instant;
 
@@ -10,7 +11,7 @@ use super::client::{Heard, Login, RawClient, publication};
 use super::member::Member;
 use super::subjects::verdict;
 use super::table::{Table, Verdict};
-use crate::nats::{MAX_SUBSCRIPTIONS, Nats};
+use crate::nats::Nats;
 
 /// How long a flood lasts: several heartbeats of the devices beside it.
 const FLOOD: Duration = Duration::from_secs(12);
@@ -88,7 +89,7 @@ async fn subscriptions(table: &mut Table, nats: &Nats, own: &Member) -> Result<(
         .context("it is not listed")?;
     let closed = if heard.contains(&Heard::Closed) { ", closed" } else { "" };
     let answer = format!("{refused} refused{closed}, {held} held");
-    let verdict = if held <= MAX_SUBSCRIPTIONS as u64 && (refused > 0 || !closed.is_empty()) {
+    let verdict = if held <= u64::from(MAX_SUBSCRIPTIONS) && (refused > 0 || !closed.is_empty()) {
         Verdict::Refused
     } else {
         Verdict::Succeeded

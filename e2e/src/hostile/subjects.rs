@@ -16,7 +16,6 @@ use super::table::{Table, Verdict};
 use crate::nats::Nats;
 
 /// What the server said, as the result of an attempt: silence is consent.
-#[must_use]
 pub fn verdict(heard: &[Heard]) -> std::result::Result<String, String> {
     let errors: Vec<String> = heard.iter().filter_map(Heard::error).collect();
     match (errors.is_empty(), heard.contains(&Heard::Closed)) {
