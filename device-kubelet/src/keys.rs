@@ -6,6 +6,7 @@
 //!   curve.nk                0600  X25519 xkey seed (SX…): seals what travels
 //!   next/                   0700  the same two, made anew, until the fleet has taken them
 //!   fleet-statement.json    0600  newest accepted statement of the fleet's keys
+//!   sealing.key, data-key.json    what seals the store: see `sealing`
 //! ```
 //!
 //! Seeds are made on the device and never leave it. A seed that others could read, or that is damaged, is
@@ -25,7 +26,8 @@ use nkeys::{KeyPair, KeyPairType, XKey};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use self::files::{make_private, private_directory, read_private, sync_directory};
+use self::files::private_directory;
+pub(crate) use self::files::{make_private, read_private, sync_directory};
 pub use self::{files::replace_private, trust::Trust};
 
 /// Why the device has no usable keys.
@@ -310,13 +312,18 @@ fn finish(directory: &Path) -> Result<(), KeysError> {
 }
 
 /// `<data_dir>/keys`, made if needed, refused if others may enter.
-fn directory(data_dir: &Path) -> Result<PathBuf, KeysError> {
+pub(crate) fn directory(data_dir: &Path) -> Result<PathBuf, KeysError> {
     let path = data_dir.join("keys");
     let refuse = |source| KeysError::Directory { path: path.clone(), source };
     fs::create_dir_all(data_dir).map_err(refuse)?;
     private_directory(&path).map_err(refuse)?;
     files::check_mode(&path, 0o700)?;
     Ok(path)
+}
+
+/// Refuses a file of this folder that others may use.
+pub(crate) fn check_private(path: &Path) -> Result<(), KeysError> {
+    files::check_mode(path, 0o600)
 }
 
 /// The seed in `path`; made and written if there is none.

@@ -10,6 +10,7 @@ pub mod logs;
 pub mod node;
 pub mod pods;
 pub mod runtime;
+pub mod sealing;
 pub mod settings;
 pub mod store;
 pub mod volumes;

@@ -181,6 +181,7 @@ pub async fn start(
         channel: channel.clone(),
         standing: settings.standing.clone(),
         token: settings.credential.token,
+        pods: pods.clone(),
         driver: driver.clone(),
         requests,
     };

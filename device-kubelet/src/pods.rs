@@ -12,6 +12,7 @@
 //! | [`admitted`] | which pods were let in, and what they take of the device |
 //! | [`supervisor`] | one task per pod; news of the runtime; strays |
 //! | [`outbox`], [`events`] | what goes up |
+//! | `erasure` | new keys for what is stored; the end of all pods |
 
 pub mod admission;
 pub mod admitted;
@@ -22,6 +23,7 @@ pub mod container_spec;
 pub mod context;
 pub mod desired;
 pub mod env;
+mod erasure;
 pub mod events;
 mod last_words;
 mod launch;
@@ -75,7 +77,8 @@ use crate::{
     images::Puller,
     logs::rotator::{LogLimits, Rotator},
     runtime::Runtime,
-    store::{Index, Loaded, Plain, Store, StoreError, Writes},
+    sealing::{KeyFileSealer, SealingError},
+    store::{Index, Loaded, Store, StoreError, Writes},
     volumes::PodDirs,
 };
 
@@ -242,6 +245,7 @@ struct Inner {
     index: Mutex<Index>,
     // Changes are applied one after the other.
     turn: tokio::sync::Mutex<()>,
+    erasure: tokio::sync::Mutex<erasure::Owed>,
 }
 
 impl Pods {
@@ -303,7 +307,8 @@ impl Pods {
         let rotator = shared.clone();
         supervisor.spawn("logs", async move { rotator.rotator.run(&*rotator.runtime).await });
         supervisor.spawn("runtime", supervisor.clone().watch_runtime());
-        let inner = Inner { shared, supervisor, store, index: Mutex::new(index), turn: Default::default() };
+        let (turn, erasure) = Default::default();
+        let inner = Inner { shared, supervisor, store, index: Mutex::new(index), turn, erasure };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -495,7 +500,9 @@ async fn open_store(settings: &PodsSettings) -> Result<(Store, Loaded<PodRecord>
     let data_dir = settings.data_dir.clone();
     let opened = tokio::task::spawn_blocking(move || {
         crate::volumes::make_private_root(&data_dir)?;
-        Store::open(&data_dir, Box::new(Plain))
+        let keys = crate::keys::directory(&data_dir).map_err(SealingError::from)?;
+        let sealer = KeyFileSealer::open(&keys)?;
+        Store::open(&data_dir, Box::new(sealer))
     });
     Ok(opened.await.map_err(|_| PodsError::Stopped)??)
 }

@@ -5,8 +5,11 @@
 //!   index                    version, Node settings, digest of each bundle: the point of commitment
 //!   bundles/<uid>.<digest>   the exact JSON of a bundle; written before the index that names it
 //!   records/<uid>            what a pod's machine remembers
-//!   broken/                  what could not be read, set aside for people
+//!   broken/                  what could not be read, set aside
 //! ```
+//!
+//! All of it is sealed (`sealing`), each file under its name, so that none can be put in another's place. After a
+//! change of keys, and when an earlier version of the agent wrote without sealing, all files are rewritten (`reseal`).
 //!
 //! A file is replaced as a whole (written beside, flushed, renamed, directory flushed), so a power cut leaves the
 //! old or the new one. What is torn nevertheless (worn flash) is found by its checksum, set aside, and treated as
@@ -15,6 +18,7 @@
 //! Everything here blocks; callers run it on a thread that may.
 
 mod file;
+mod reseal;
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +26,7 @@ use std::{
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -33,6 +37,8 @@ use fleet_wire::{
     name::PodUid,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::sealing::{Keyring, Opened, Sealer, SealingError};
 
 /// Why something could not be kept.
 #[derive(Debug, thiserror::Error)]
@@ -61,28 +67,9 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
-}
-
-/// How content becomes bytes on disk: the seam for encryption at rest.
-pub trait Seal: Send + Sync + 'static {
-    /// Before writing.
-    fn seal(&self, content: &[u8]) -> Vec<u8>;
-    /// After reading; `None` if it is not what was sealed.
-    fn open(&self, bytes: Vec<u8>) -> Option<Vec<u8>>;
-}
-
-/// As it stands.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Plain;
-
-impl Seal for Plain {
-    fn seal(&self, content: &[u8]) -> Vec<u8> {
-        content.to_vec()
-    }
-
-    fn open(&self, bytes: Vec<u8>) -> Option<Vec<u8>> {
-        Some(bytes)
-    }
+    /// The keys cannot be used.
+    #[error(transparent)]
+    Sealing(#[from] SealingError),
 }
 
 /// Which desired set the device holds.
@@ -123,23 +110,35 @@ pub struct Writes {
 
 /// The store.
 pub struct Store {
-    dir: Option<PathBuf>,
-    seal: Box<dyn Seal>,
-    written: Mutex<Option<Index>>,
+    disk: Option<Disk>,
     files: AtomicU64,
     bytes: AtomicU64,
+}
+
+struct Disk {
+    dir: PathBuf,
+    // Held for each change of a file: none is rewritten with a new key while somebody else replaces it.
+    state: Mutex<State>,
+}
+
+struct State {
+    keyring: Keyring,
+    written: Option<Index>,
 }
 
 impl Store {
     /// A store that keeps nothing.
     pub fn in_memory() -> Self {
-        Self::with(None, Box::new(Plain))
+        Self { disk: None, files: AtomicU64::default(), bytes: AtomicU64::default() }
     }
 
-    /// Opens the store below the agent's directory and reads it.
+    /// Opens the store below the agent's directory and reads it. `sealer`: with the keys of that directory.
+    ///
+    /// # Errors
+    /// Also when what it holds is sealed with keys that are gone: that is never taken for an empty store.
     pub fn open<R: DeserializeOwned>(
         data_dir: &Path,
-        seal: Box<dyn Seal>,
+        sealer: Box<dyn Sealer>,
     ) -> Result<(Self, Loaded<R>), StoreError> {
         let dir = data_dir.join("store");
         for path in [&dir, &dir.join("bundles"), &dir.join("records")] {
@@ -149,30 +148,33 @@ impl Store {
                 .create(path)
                 .map_err(|source| StoreError::MakeDirectory { path: path.clone(), source })?;
         }
-        let store = Self::with(Some(dir.clone()), seal);
-        let loaded = store.load(&dir)?;
+        let keyring = reseal::keyring(data_dir, &dir, sealer)?;
+        let state = Mutex::new(State { keyring, written: None });
+        let store = Self { disk: Some(Disk { dir, state }), ..Self::in_memory() };
+        // A full disk is no reason to stop: what is old can still be read.
+        if let Err(error) = store.reseal() {
+            tracing::warn!(%error, "stored files cannot be sealed with the newest key yet");
+        }
+        let loaded = store.load()?;
         Ok((store, loaded))
     }
 
-    fn with(dir: Option<PathBuf>, seal: Box<dyn Seal>) -> Self {
-        let (files, bytes) = (AtomicU64::default(), AtomicU64::default());
-        Self { dir, seal, written: Mutex::default(), files, bytes }
-    }
-
-    fn load<R: DeserializeOwned>(&self, dir: &Path) -> Result<Loaded<R>, StoreError> {
+    fn load<R: DeserializeOwned>(&self) -> Result<Loaded<R>, StoreError> {
+        let Some(Disk { dir, state }) = &self.disk else { return Ok(Loaded::nothing()) };
+        let mut state = lock(state);
         let index_path = dir.join("index");
         let mut whole = index_path.exists();
-        let mut index: Index = match self.read_checked(dir, &index_path)? {
+        let mut index: Index = match read_checked(&state.keyring, dir, &index_path)? {
             Some(index) => index,
             None => {
                 whole = false;
                 Index::default()
             }
         };
-        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = whole.then(|| index.clone());
+        state.written = whole.then(|| index.clone());
         let mut bundles = BTreeMap::new();
         for (uid, digest) in index.pods.clone() {
-            match self.read_bundle(dir, &uid, &digest)? {
+            match read_bundle(&state.keyring, dir, &uid, &digest)? {
                 Some(json) => {
                     bundles.insert(uid, json);
                 }
@@ -187,7 +189,7 @@ impl Store {
             let Some(uid) = path.file_name().and_then(|name| name.to_str()?.parse::<PodUid>().ok()) else {
                 continue;
             };
-            if let Some(record) = self.read_checked(dir, &path)? {
+            if let Some(record) = read_checked(&state.keyring, dir, &path)? {
                 records.insert(uid, record);
             }
         }
@@ -196,32 +198,34 @@ impl Store {
 
     /// Commits a new set. `bundles` are those that are new; they are checked by their digests when read.
     pub fn commit(&self, index: &Index, bundles: &[(PodUid, Digest, Box<str>)]) -> Result<(), StoreError> {
-        let Some(dir) = &self.dir else { return Ok(()) };
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Disk { dir, state }) = &self.disk else { return Ok(()) };
+        let mut state = lock(state);
+        let State { keyring, written } = &mut *state;
         for (uid, digest, json) in bundles {
             let path = bundle_path(dir, uid, digest);
             let known = written.as_ref().and_then(|index| index.pods.get(uid)) == Some(digest);
             if !known || !path.exists() {
-                self.write(&path, &self.seal.seal(json.as_bytes()))?;
+                self.write(keyring, dir, &path, json.as_bytes())?;
             }
         }
         if written.as_ref() != Some(index) {
-            self.write_checked(&dir.join("index"), index)?;
+            self.write_checked(keyring, dir, &dir.join("index"), index)?;
             *written = Some(index.clone());
-            self.sweep(dir, index);
+            sweep(dir, index);
         }
         Ok(())
     }
 
     /// Writes down what a pod's machine remembers.
     pub fn save_record<R: Serialize>(&self, uid: &PodUid, record: &R) -> Result<(), StoreError> {
-        let Some(dir) = &self.dir else { return Ok(()) };
-        self.write_checked(&dir.join("records").join(uid.as_str()), record)
+        let Some(Disk { dir, state }) = &self.disk else { return Ok(()) };
+        self.write_checked(&lock(state).keyring, dir, &dir.join("records").join(uid.as_str()), record)
     }
 
     /// Forgets what a pod's machine remembered.
     pub fn forget_record(&self, uid: &PodUid) -> Result<(), StoreError> {
-        let Some(dir) = &self.dir else { return Ok(()) };
+        let Some(Disk { dir, state }) = &self.disk else { return Ok(()) };
+        let _state = lock(state);
         let path = dir.join("records").join(uid.as_str());
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -236,65 +240,99 @@ impl Store {
         Writes { files: self.files.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) }
     }
 
-    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-        file::replace(path, bytes).map_err(|source| StoreError::Write { path: path.to_owned(), source })?;
+    fn write(&self, keyring: &Keyring, dir: &Path, path: &Path, content: &[u8]) -> Result<(), StoreError> {
+        let bytes = keyring.seal(&name(dir, path), content)?;
+        file::replace(path, &bytes).map_err(|source| StoreError::Write { path: path.to_owned(), source })?;
         self.files.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
         Ok(())
     }
 
-    fn write_checked(&self, path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
+    fn write_checked(
+        &self,
+        keyring: &Keyring,
+        dir: &Path,
+        path: &Path,
+        value: &impl Serialize,
+    ) -> Result<(), StoreError> {
         let failed = |error| StoreError::Write { path: path.to_owned(), source: io::Error::other(error) };
         let json = serde_json::to_vec(value).map_err(failed)?;
         let mut content = format!("{}\n", Digest::of(&json)).into_bytes();
         content.extend(json);
-        self.write(path, &self.seal.seal(&content))
+        self.write(keyring, dir, path, &content)
     }
+}
 
-    fn read_checked<T: DeserializeOwned>(&self, dir: &Path, path: &Path) -> Result<Option<T>, StoreError> {
-        let Some(bytes) = file::read(path)? else { return Ok(None) };
-        let value = self.seal.open(bytes).and_then(|content| {
-            let text = String::from_utf8(content).ok()?;
-            let (checksum, json) = text.split_once('\n')?;
-            (Digest::of(json.as_bytes()).to_string() == checksum).then(|| serde_json::from_str(json).ok())?
-        });
-        if value.is_none() {
-            file::set_aside(dir, path);
-        }
-        Ok(value)
+impl<R> Loaded<R> {
+    /// Of a store that keeps nothing.
+    fn nothing() -> Self {
+        let (index, bundles, records) = Default::default();
+        Self { index, bundles, records, whole: false }
     }
+}
 
-    fn read_bundle(&self, dir: &Path, uid: &PodUid, digest: &Digest) -> Result<Option<Box<str>>, StoreError> {
-        let path = bundle_path(dir, uid, digest);
-        let Some(bytes) = file::read(&path)? else {
-            tracing::error!(pod = %uid, path = %path.display(), "bundle is missing; the next sync brings it again");
-            return Ok(None);
-        };
-        let content = self.seal.open(bytes).filter(|content| Digest::of(content) == *digest);
-        let text = content.and_then(|content| String::from_utf8(content).ok());
-        if text.is_none() {
-            file::set_aside(dir, &path);
-        }
-        Ok(text.map(String::into_boxed_str))
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The logical name under which a file is sealed: its path in the store.
+fn name(dir: &Path, path: &Path) -> String {
+    path.strip_prefix(dir).unwrap_or(path).to_string_lossy().into_owned()
+}
+
+fn read_checked<T: DeserializeOwned>(
+    keyring: &Keyring,
+    dir: &Path,
+    path: &Path,
+) -> Result<Option<T>, StoreError> {
+    let Some(bytes) = file::read(path)? else { return Ok(None) };
+    let value = keyring.open(&name(dir, path), bytes).map(Opened::content).and_then(|content| {
+        let text = String::from_utf8(content).ok()?;
+        let (checksum, json) = text.split_once('\n')?;
+        (Digest::of(json.as_bytes()).to_string() == checksum).then(|| serde_json::from_str(json).ok())?
+    });
+    if value.is_none() {
+        file::set_aside(dir, path);
     }
+    Ok(value)
+}
 
-    /// Removes bundles that the index does not name; what cannot be removed now is removed another time.
-    fn sweep(&self, dir: &Path, index: &Index) {
-        let wanted = |path: &Path| {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            name.split_once('.').is_some_and(|(uid, digest)| {
-                uid.parse::<PodUid>()
-                    .ok()
-                    .and_then(|uid| index.pods.get(&uid).map(ToString::to_string))
-                    .is_some_and(|wanted| wanted == digest)
-            })
-        };
-        for path in file::list(&dir.join("bundles")).unwrap_or_default() {
-            if !wanted(&path)
-                && let Err(error) = fs::remove_file(&path)
-            {
-                tracing::warn!(path = %path.display(), %error, "cannot remove an old bundle");
-            }
+fn read_bundle(
+    keyring: &Keyring,
+    dir: &Path,
+    uid: &PodUid,
+    digest: &Digest,
+) -> Result<Option<Box<str>>, StoreError> {
+    let path = bundle_path(dir, uid, digest);
+    let Some(bytes) = file::read(&path)? else {
+        tracing::error!(pod = %uid, path = %path.display(), "bundle is missing; the next sync brings it again");
+        return Ok(None);
+    };
+    let content = keyring.open(&name(dir, &path), bytes).map(Opened::content);
+    let content = content.filter(|content| Digest::of(content) == *digest);
+    let text = content.and_then(|content| String::from_utf8(content).ok());
+    if text.is_none() {
+        file::set_aside(dir, &path);
+    }
+    Ok(text.map(String::into_boxed_str))
+}
+
+/// Removes bundles that the index does not name; what cannot be removed now is removed another time.
+fn sweep(dir: &Path, index: &Index) {
+    let wanted = |path: &Path| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.split_once('.').is_some_and(|(uid, digest)| {
+            uid.parse::<PodUid>()
+                .ok()
+                .and_then(|uid| index.pods.get(&uid).map(ToString::to_string))
+                .is_some_and(|wanted| wanted == digest)
+        })
+    };
+    for path in file::list(&dir.join("bundles")).unwrap_or_default() {
+        if !wanted(&path)
+            && let Err(error) = fs::remove_file(&path)
+        {
+            tracing::warn!(path = %path.display(), %error, "cannot remove an old bundle");
         }
     }
 }
@@ -302,3 +340,7 @@ impl Store {
 fn bundle_path(dir: &Path, uid: &PodUid, digest: &Digest) -> PathBuf {
     dir.join("bundles").join(format!("{uid}.{digest}"))
 }
+
+#[cfg(test)]
+#[path = "store/tests/sealed.rs"]
+mod tests;

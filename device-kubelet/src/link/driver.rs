@@ -323,7 +323,7 @@ impl Driver {
             tracing::warn!("pods and their secrets stay on this device: keep-on-revoke is set");
             return None;
         }
-        match revocation::erase(&self.pods, &self.standing).await {
+        match self.pods.erase().await {
             Ok(()) => {
                 tracing::warn!("pods are being stopped; desired state and secrets were erased");
                 None

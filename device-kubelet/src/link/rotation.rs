@@ -11,6 +11,8 @@
 //!
 //! A login that is accepted is the proof: only then do the next keys replace the old ones, or are given up. That
 //! the keys were changed needs no answer to arrive.
+//!
+//! With the device's keys those change that seal its store, last: nobody else knows them.
 
 use std::time::Duration;
 
@@ -37,6 +39,7 @@ use super::{
 use crate::{
     enroll::{EnrollError, request},
     keys::{DeviceKeys, KeysError},
+    pods::Pods,
 };
 
 const ANSWER: Duration = Duration::from_secs(10);
@@ -68,6 +71,8 @@ pub struct Rotation {
     pub standing: Standing,
     /// Token of the login, if the device has one.
     pub token: Option<TokenSource>,
+    /// Whose store gets new keys, too.
+    pub pods: Pods,
     /// Who says hello.
     pub driver: mpsc::Sender<Command>,
     /// Requests for new keys: the value of the Node's annotation, `None` from somebody on the device.
@@ -255,6 +260,13 @@ impl Rotation {
         self.channel.connection().reconnect().await;
         // Should it not hear this, the session's end shows with the next message.
         let _ = self.driver.send(Command::SessionUnknown("the device has new keys".to_owned())).await;
+        match self.pods.renew_keys().await {
+            Ok(()) => tracing::info!("what is stored on this device was sealed with new keys"),
+            Err(error) => tracing::error!(
+                error = causes(&error),
+                "what is stored on this device is not all sealed with new keys; what was begun goes on at the next                  start. Free space if the disk is full, then run `device-kubelet rotate-keys` again"
+            ),
+        }
     }
 
     fn log_in(&self, with: With) -> Option<u64> {
