@@ -56,7 +56,7 @@ async fn a_new_ledger_goes_on_after_what_the_device_has_kept() {
     assert_eq!(next(&[kept(7, 40)]), kept(7, 41));
     // Not back, and not by what an older incarnation counted.
     assert_eq!(next(&[kept(7, 40), kept(7, 3)]), kept(7, 41));
-    assert_eq!(next(&[kept(6, 40)]), kept(7, 1));
+    assert_eq!(next(&[kept(6, 40)]), next(&[]));
     assert_eq!(next(&[kept(7, u64::MAX)]), kept(7, u64::MAX));
 }
 
