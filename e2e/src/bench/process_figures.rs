@@ -115,6 +115,16 @@ impl Usage {
     }
 }
 
+/// Processor time of the calling thread, by the scheduler's clock.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn own_thread() -> Result<Duration> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").context("reading the thread's schedstat")?;
+    let nanoseconds = text.split(' ').next().and_then(|time| time.parse().ok());
+    nanoseconds.map(Duration::from_nanos).context("/proc/thread-self/schedstat is damaged")
+}
+
 fn read(pid: i32, file: &str) -> Result<String> {
     let path = format!("/proc/{pid}/{file}");
     fs::read_to_string(&path).with_context(|| format!("reading {path}"))

@@ -27,6 +27,8 @@ pub struct Seen {
     pub bound: Option<Instant>,
     /// A pod: running. A Node: ready.
     pub up: Option<Instant>,
+    /// No longer so, after it was.
+    pub down: Option<Instant>,
     /// No longer there.
     pub gone: Option<Instant>,
 }
@@ -136,11 +138,16 @@ impl Sightings {
         within: Duration,
         state: fn(&Seen) -> Option<Instant>,
     ) -> Result<Vec<Seen>> {
-        let found = || self.shared.seen().values().filter(|seen| state(seen).is_some()).count();
-        self.wait(within, || (found() >= count).then_some(()))
+        self.wait(within, || (self.count(state) >= count).then_some(()))
             .await
-            .with_context(|| format!("{} of {count} objects were seen", found()))?;
+            .with_context(|| format!("{} of {count} objects were seen", self.count(state)))?;
         Ok(self.shared.seen().values().copied().collect())
+    }
+
+    /// How many objects were seen in a state so far.
+    #[must_use]
+    pub fn count(&self, state: fn(&Seen) -> Option<Instant>) -> usize {
+        self.shared.seen().values().filter(|seen| state(seen).is_some()).count()
     }
 
     async fn wait<T>(&self, within: Duration, look: impl Fn() -> Option<T>) -> Result<T> {
@@ -183,6 +190,7 @@ impl Shared {
             note(&mut seen.created, true);
             note(&mut seen.bound, object.is_bound());
             note(&mut seen.up, object.is_up());
+            note(&mut seen.down, seen.up.is_some() && !object.is_up() && !gone);
             note(&mut seen.gone, gone);
         }
         self.changed.notify_waiters();

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub struct Plan {
     /// How many devices.
     pub devices: usize,
+    /// What their names begin with.
+    pub prefix: String,
     /// Folder of the devices' folders; best in memory, since each real device would have a disk of its own.
     pub folder: PathBuf,
     /// Where NATS is.
@@ -37,14 +39,14 @@ pub struct DevicePublicKeys {
 impl Plan {
     /// The name of a device.
     #[must_use]
-    pub fn name(number: usize) -> String {
-        format!("sim-{number}")
+    pub fn name(&self, number: usize) -> String {
+        format!("{}-{number}", self.prefix)
     }
 
     /// The data folder of a device.
     #[must_use]
     pub fn data_dir(&self, number: usize) -> PathBuf {
-        self.folder.join(Self::name(number))
+        self.folder.join(self.name(number))
     }
 
     /// The plan in its own folder.

@@ -4,16 +4,23 @@
 //! |---|---|---|
 //! | `pods` | creation → Running, deletion → gone, on real Podman | `podman` on the same device, in the same minute |
 //! | `idle` | memory, processor, network and disk of an agent with one running pod | – |
+//! | `sealing` | sealing and opening on one core; a log stream | what the log stream's processes use in all |
+//! | `callout` | logins of devices through the callout | logins that nats-server decides alone; the cryptography |
+//! | `storm` | all devices lose the server; some are revoked | – |
 //! | `scale` | Nodes, pods and deletions a second, memory and idle load of `vk-nats` | `kwok` on the same control plane |
 //!
 //! It judges nothing: on a busy machine every time is longer. Ratios within one run are what to compare.
 
+mod authorizer;
 mod idle;
 mod kwok;
+mod logins;
 mod pods;
 mod report;
 mod scale;
+mod sealing;
 mod simulation;
+mod storm;
 mod table;
 
 use std::io::Write as _;
@@ -37,7 +44,7 @@ const DEVICE: &str = "pi";
 #[command(name = "fleet-bench")]
 struct Arguments {
     /// Only these parts
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Pods, Part::Idle, Part::Scale])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::ALL)]
     only: Vec<Part>,
     /// Pods that are started one at a time
     #[arg(long, default_value_t = 30)]
@@ -51,6 +58,15 @@ struct Arguments {
     /// Pods on them
     #[arg(long, default_value_t = 2000)]
     pods: usize,
+    /// Logins of each kind
+    #[arg(long, default_value_t = 4800)]
+    logins: usize,
+    /// Simulated devices that lose the server at once
+    #[arg(long, default_value_t = 2000)]
+    storm_devices: usize,
+    /// Of these, how many are revoked
+    #[arg(long, default_value_t = 20)]
+    revoked: usize,
     /// What is printed; the JSON is always written to a file, too
     #[arg(long, short, value_enum, default_value_t)]
     output: Output,
@@ -62,8 +78,18 @@ enum Part {
     Pods,
     /// An idle agent
     Idle,
+    /// Sealing, and a log stream
+    Sealing,
+    /// Logins through the callout
+    Callout,
+    /// Devices that lose the server, and devices that are revoked
+    Storm,
     /// A thousand devices
     Scale,
+}
+
+impl Part {
+    const ALL: [Self; 6] = [Self::Pods, Self::Idle, Self::Sealing, Self::Callout, Self::Storm, Self::Scale];
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -113,6 +139,17 @@ async fn run(arguments: Arguments) -> Result<()> {
         if wants(Part::Idle) {
             report.idle = Some(idle::measure(&fleet, idle).await?);
         }
+        if wants(Part::Sealing) {
+            report.sealing = Some(sealing::measure(&fleet).await?);
+        }
+        if wants(Part::Callout) {
+            report.authorizations = Some(logins::measure(&fleet, arguments.logins).await?);
+        }
+        if wants(Part::Storm) {
+            let measured = storm::measure(&fleet, arguments.storm_devices, arguments.revoked);
+            let (storm, revocation) = Box::pin(measured).await?;
+            (report.storm, report.revocation) = (Some(storm), Some(revocation));
+        }
         if wants(Part::Scale) {
             report.scale = Some(scale::measure(&fleet, arguments.devices, arguments.pods, idle).await?);
         }
@@ -141,7 +178,10 @@ async fn run(arguments: Arguments) -> Result<()> {
 fn options() -> FleetOptions {
     let mut options = FleetOptions::with_devices([DEVICE])
         .agent_setting("log-level", "info")
-        .vk_setting("log-level", "info");
+        .vk_setting("log-level", "info")
+        .callout_setting("log-level", "info")
+        // So that the log that is read is one file as it was written.
+        .agent_setting("container-log-max-size", "256Mi");
     options.images = vec!["v1".to_owned()];
     // Kubernetes' default: scenarios wait less, but here the machine may be busy.
     options.control_plane.node_monitor_grace_period = Duration::from_secs(50);

@@ -5,6 +5,12 @@ use e2e::bench::process_figures::{Memory, Used};
 use e2e::bench::quantiles::{Quantiles, hundredths};
 use serde::Serialize;
 
+pub use self::identity::{
+    Authorizations, Decided, Floor, Library, LogStream, Revocation, Sealed, Sealing, Storm,
+};
+
+mod identity;
+
 /// Everything that one run measured.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -16,6 +22,14 @@ pub struct Report {
     pub pods: Option<Pods>,
     /// Part `idle`.
     pub idle: Option<Idle>,
+    /// Part `sealing`.
+    pub sealing: Option<Sealing>,
+    /// Part `callout`.
+    pub authorizations: Option<Authorizations>,
+    /// Part `storm`.
+    pub storm: Option<Storm>,
+    /// Part `storm`, too: with the same devices.
+    pub revocation: Option<Revocation>,
     /// Part `scale`.
     pub scale: Option<Scale>,
 }
@@ -23,7 +37,17 @@ pub struct Report {
 impl Report {
     /// Nothing measured yet.
     pub fn new(machine: Machine) -> Self {
-        Self { machine, load_after: String::new(), pods: None, idle: None, scale: None }
+        Self {
+            machine,
+            load_after: String::new(),
+            pods: None,
+            idle: None,
+            sealing: None,
+            authorizations: None,
+            storm: None,
+            revocation: None,
+            scale: None,
+        }
     }
 }
 

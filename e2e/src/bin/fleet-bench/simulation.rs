@@ -11,15 +11,17 @@ use e2e::fleet::Fleet;
 use e2e::process::{Process, Spec, write_json};
 use fleet_wire::enrollment::Enrollment;
 
-/// Makes the devices' folders and keys, and enrolls them with a label; gives the process that is them.
+/// Makes the devices' folders and keys, and enrolls them with a label; gives the process that is them. The
+/// label's value is also what their names begin with.
 pub async fn prepare(fleet: &Fleet, devices: usize, label: (&str, &str)) -> Result<Process> {
-    let folder = fleet.folder().join("sim");
+    let folder = fleet.folder().join(label.1);
     fs::create_dir_all(&folder)?;
     // In memory: each real device has a disk of its own. Goes with the fleet's folder.
     answer::run("mount", ["-t", "tmpfs", "harmony-fleet-sim", &folder.display().to_string()]).await?;
     let keys = fleet.keys()?;
     let plan = Plan {
         devices,
+        prefix: label.1.to_owned(),
         nats_url: fleet.nats.url(),
         nats_ca_file: fleet.nats.ca_file(),
         fleet_root_key: keys.root_public()?,
@@ -50,7 +52,7 @@ pub async fn prepare(fleet: &Fleet, devices: usize, label: (&str, &str)) -> Resu
         .collect::<Result<Vec<_>>>()?;
     fleet.enroll_all(&enrollments).await?;
     let spec = Spec {
-        name: "fleet-sim".to_owned(),
+        name: format!("fleet-sim-{}", label.1),
         program,
         args: vec!["run".to_owned(), file],
         env: BTreeMap::new(),

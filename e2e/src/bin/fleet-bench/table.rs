@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 
 use crate::report::{Idle, Phase, Pods, Report, Scale};
 
+mod identity;
+
 /// One figure: what, ours, theirs, the ratio or difference, the aim.
-type Row = [String; 5];
+pub type Row = [String; 5];
 
 /// The whole report.
 pub fn of(report: &Report) -> String {
@@ -28,6 +30,24 @@ pub fn of(report: &Report) -> String {
     if let Some(idle) = &report.idle {
         let head = ["Idle, one pod", "device-kubelet", "podman service", "", "aim"];
         write(&mut text, head, &idle_rows(idle));
+    }
+    if let Some(sealing) = &report.sealing {
+        let head = ["Sealing, processor time of one core", "seal", "open", "", "aim"];
+        write(&mut text, head, &identity::sealed(sealing));
+        let head = ["Log stream, all of it sealed", "device-kubelet", "vk-nats", "", "aim"];
+        write(&mut text, head, &identity::log_stream(&sealing.stream));
+    }
+    if let Some(authorizations) = &report.authorizations {
+        let head = ["Logins of devices", "callout", "server alone", "ratio", "aim"];
+        write(&mut text, head, &identity::authorizations(authorizations));
+    }
+    if let Some(storm) = &report.storm {
+        let title = format!("{} devices lose the server", storm.devices);
+        write(&mut text, [&title, "", "", "", "aim"], &identity::storm(storm));
+    }
+    if let Some(revocation) = &report.revocation {
+        let title = format!("Revocation, {} devices connected", revocation.connected);
+        write(&mut text, [&title, "", "", "", "aim"], &identity::revocation(revocation));
     }
     if let Some(scale) = &report.scale {
         let title = format!("{} devices, {} pods", scale.devices, scale.pods);

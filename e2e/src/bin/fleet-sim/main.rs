@@ -69,7 +69,7 @@ fn keys(plan: &Plan) -> Result<()> {
             std::fs::create_dir_all(&folder)?;
             let keys = DeviceKeys::load_or_create(&folder)?.public();
             Ok(DevicePublicKeys {
-                name: Plan::name(number),
+                name: plan.name(number),
                 identity: keys.identity.to_string(),
                 curve: keys.curve.to_string(),
             })
@@ -98,7 +98,7 @@ fn run(plan: Plan) -> Result<()> {
 
 async fn device(plan: Plan, number: usize, shutdown: Shutdown) -> Result<()> {
     let settings = Flags {
-        name: Some(Plan::name(number)),
+        name: Some(plan.name(number)),
         data_dir: Some(plan.data_dir(number)),
         nats_url: Some(plan.nats_url),
         nats_ca_file: Some(plan.nats_ca_file),
