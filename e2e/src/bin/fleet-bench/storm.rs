@@ -54,7 +54,9 @@ async fn storm(fleet: &Fleet, devices: usize, simulation: &Process, sightings: &
         [pid(&fleet.vk()?.process)?, pid(simulation)?].into_iter().chain(callout).collect();
     let before = processes.iter().map(|pid| Usage::of(*pid)).collect::<Result<Vec<_>>>()?;
     let (killed, killed_at) = (Instant::now(), Timestamp::now());
-    fleet.nats.restart().await?;
+    fleet.nats.server.kill().await?;
+    // The kernel takes a moment to give back the ports of a process with so many connections.
+    until("nats-server to be back", PATIENCE, async || fleet.nats.start().await.map(Look::Done)).await?;
     let server_back = killed.elapsed();
     let mut half = None;
     let connected = until("all devices to be connected", PATIENCE, async || {
