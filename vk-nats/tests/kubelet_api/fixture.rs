@@ -1,7 +1,7 @@
 //! A fleet, an authority and a client for the tests of the kubelet API.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, TcpListener},
     sync::{
         Arc, Mutex,
@@ -50,14 +50,28 @@ pub fn refusal(code: RefusalCode, message: &str) -> DownError {
     DownError::Refused(Refusal::new(code, message))
 }
 
+/// Ports that were promised to a test and on which it may not listen yet. The kernel hands out a port again as soon
+/// as it is free, and one test would then speak to the server of another.
+static PROMISED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
 /// A socket that listens on a port that was free.
 pub fn any_port() -> TcpListener {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
+    loop {
+        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        if !PROMISED.lock().unwrap().contains(&socket.local_addr().unwrap().port()) {
+            return socket;
+        }
+    }
 }
 
-/// A port that nobody listens on at the moment.
+/// A port that nobody listens on at the moment, and that no other test gets.
 pub fn free_port() -> u16 {
-    any_port().local_addr().unwrap().port()
+    loop {
+        let port = any_port().local_addr().unwrap().port();
+        if PROMISED.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
 }
 
 /// `admin` may everything, `reader` may see the health; tokens are `token-of-<name>`.
