@@ -1,17 +1,17 @@
 //! Wires the parts together and runs them until the shutdown.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use fleet_daemon::{
     health::{CheckHandle, Health, HealthServer},
     nats::{Connection, LinkState, NatsSettings},
     shutdown::{Shutdown, Tasks},
 };
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use prometheus_client::registry::Registry as MetricsRegistry;
 
 use crate::{
     authorize::{Authorizer, Complaints},
+    cluster::{self, ClusterError},
     decide::Policy,
     limits::Limits,
     metrics::Metrics,
@@ -28,15 +28,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// Why the process cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The kubeconfig cannot be used.
-    #[error("the kubeconfig cannot be used")]
-    Kubeconfig(#[source] kube::config::KubeconfigError),
-    /// There is no in-cluster configuration.
-    #[error("there is no in-cluster configuration; set `kubeconfig` when this runs outside a cluster")]
-    InCluster(#[source] kube::config::InClusterError),
-    /// The Kubernetes client cannot be made.
-    #[error("the Kubernetes client cannot be set up")]
-    Client(#[source] kube::Error),
+    /// There is no way to the API server.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// An identity provider cannot be set up.
     #[error("setting `{setting}`")]
     Oidc {
@@ -69,7 +63,7 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
         tasks.spawn("health", server.run(shutdown.clone()));
     }
 
-    let client = kube_client(settings.kubeconfig.as_deref()).await?;
+    let client = cluster::client(settings.kubeconfig.as_deref()).await?;
     let registry = Registry::default();
     let records = {
         let (client, registry, check) = (client.clone(), registry.clone(), health.check("records"));
@@ -181,20 +175,4 @@ async fn follow_nats(nats: Connection, check: CheckHandle, shutdown: Shutdown) {
             },
         }
     }
-}
-
-async fn kube_client(kubeconfig: Option<&Path>) -> Result<kube::Client, RunError> {
-    let mut config = match kubeconfig {
-        Some(file) => {
-            let kubeconfig = Kubeconfig::read_from(file).map_err(RunError::Kubeconfig)?;
-            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-                .await
-                .map_err(RunError::Kubeconfig)?
-        }
-        None => kube::Config::incluster().map_err(RunError::InCluster)?,
-    };
-    config.connect_timeout = Some(Duration::from_secs(5));
-    // The watches have their own backoff, and a review has no time for a second try.
-    config.default_retry = false;
-    kube::Client::try_from(config).map_err(RunError::Client)
 }

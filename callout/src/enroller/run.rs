@@ -11,11 +11,7 @@ use fleet_daemon::{
 use fleet_wire::{enrollment::TokenRecord, name::DeviceName};
 use futures::StreamExt as _;
 use k8s_openapi::{api::authentication::v1::SelfSubjectReview, jiff::Timestamp};
-use kube::{
-    Api,
-    api::PostParams,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::{Api, api::PostParams};
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
@@ -31,6 +27,7 @@ use super::{
     view::View,
     watches,
 };
+use crate::cluster::{self, ClusterError};
 
 /// Requests that may wait for the reader.
 const SUBSCRIPTION_CAPACITY: usize = 16 * 1024;
@@ -48,15 +45,9 @@ const TOKEN_KEPT: Duration = Duration::from_secs(3600);
 /// Why the process cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The kubeconfig cannot be used.
-    #[error("the kubeconfig cannot be used")]
-    Kubeconfig(#[source] kube::config::KubeconfigError),
-    /// There is no in-cluster configuration.
-    #[error("there is no in-cluster configuration; set `kubeconfig` when this runs outside a cluster")]
-    InCluster(#[source] kube::config::InClusterError),
-    /// The Kubernetes client cannot be made.
-    #[error("the Kubernetes client cannot be set up")]
-    Client(#[source] kube::Error),
+    /// There is no way to the API server.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// NATS cannot be set up.
     #[error(transparent)]
     Nats(#[from] fleet_daemon::nats::NatsError),
@@ -92,7 +83,7 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
         let server = HealthServer::bind(addr, health.clone(), Arc::new(registry)).await?;
         tasks.spawn("health", server.run(shutdown.clone()));
     }
-    let client = kube_client(&settings).await?;
+    let client = cluster::client(settings.kubeconfig.as_deref()).await?;
     let bus = nats::connect(&enroller_login(&settings)?).await?;
     tasks.spawn("nats-check", until(shutdown.clone(), nats::report(bus.state.clone(), nats_check)));
     let system = nats::connect(&kicker_login(&settings)).await?;
@@ -311,20 +302,4 @@ async fn until<F: Future<Output = ()>>(shutdown: Shutdown, task: F) -> Result<()
         () = shutdown.cancelled() => Ok(()),
         () = task => Err("it ended by itself"),
     }
-}
-
-async fn kube_client(settings: &Settings) -> Result<kube::Client, RunError> {
-    let mut config = match &settings.kubeconfig {
-        Some(file) => {
-            let kubeconfig = Kubeconfig::read_from(file).map_err(RunError::Kubeconfig)?;
-            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-                .await
-                .map_err(RunError::Kubeconfig)?
-        }
-        None => kube::Config::incluster().map_err(RunError::InCluster)?,
-    };
-    config.connect_timeout = Some(Duration::from_secs(5));
-    // All work is level-triggered and tried again at its own pace.
-    config.default_retry = false;
-    kube::Client::try_from(config).map_err(RunError::Client)
 }
