@@ -12,7 +12,7 @@ use e2e::hostile::table::{Table, Verdict};
 use e2e::hostile::{doors, floods, logins, subjects};
 use e2e::scenarios;
 use e2e::wait::{Look, until};
-use e2e::workload::{PATIENCE, Scene, condition, daemon_set, shell};
+use e2e::workload::{PATIENCE, Scene, condition, daemon_set, pod, shell};
 use fleet_wire::digest::Digest;
 use fleet_wire::name::PodKey;
 use jiff::Timestamp;
@@ -38,7 +38,11 @@ async fn a_hostile_device_gets_nowhere(fleet: &Fleet) -> Result<()> {
         daemon_set("work", &json!({ "containers": [shell("c", &line)], "affinity": affinity }))
     };
     scene.apply(&set("one")).await?;
+    // A pod of its own to aim at: the rollout replaces those of the DaemonSet during the attack.
+    let target = json!({ "nodeName": "alpha", "containers": [shell("c", "exec sleep 100000")] });
+    scene.apply(&pod("target", &target)).await?;
     scene.kubectl("rollout status daemonset/work --timeout 60s").await?;
+    scene.kubectl("wait pod/target --for condition=Ready --timeout 60s").await?;
 
     let mut table = Table::default();
     let (ended, over) = watch::channel(false);
@@ -84,13 +88,9 @@ async fn attack(fleet: &Fleet, scene: &Scene<'_>, table: &mut Table) -> Result<(
     subjects::speak(table, nats, &own, &victim.name).await?;
     subjects::bend_replies(table, nats, &own, &victim.name).await?;
     envelopes::damage(table, wire, &own, &victim.name).await?;
-    let target = scene.json("get pods --field-selector spec.nodeName=alpha").await?;
-    let target = &target["items"][0]["metadata"];
-    let key = PodKey {
-        namespace: scene.name.parse()?,
-        name: target["name"].as_str().context("no pod")?.parse()?,
-        uid: target["uid"].as_str().context("no pod")?.parse()?,
-    };
+    let target = scene.json("get pod target").await?;
+    let uid = target["metadata"]["uid"].as_str().context("no uid")?.parse()?;
+    let key = PodKey { namespace: scene.name.parse()?, name: "target".parse()?, uid };
     envelopes::meddle(table, wire, &own, None, (&key, Digest::of(b"guessed"))).await?;
     let seen = scene.json(&format!("get pod {}", key.name)).await?;
     let running = seen["status"]["phase"] == "Running" && seen["metadata"]["uid"] == key.uid.as_str();
