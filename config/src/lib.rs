@@ -1,0 +1,16 @@
+//! Typed settings from an ordered chain of sources.
+//!
+//! A program says what its settings are (a struct with `#[derive(Config)]`), and the chain says where they come from:
+//! environment, local file, SQLite, a secret store, and, only where a person sits in front of it, a prompt.
+
+// The derive macro names this crate from outside.
+extern crate self as harmony_config;
+
+pub mod key;
+pub mod model;
+pub mod source;
+
+pub use harmony_config_derive::Config;
+pub use key::{Actor, FieldPath, Key};
+pub use model::{Config, Model, SchemaVersion};
+pub use source::{Change, Document, Layer, Source, SourceError};

@@ -1,0 +1,204 @@
+//! Where values come from: the [`Source`] trait, what it gives, and how it fails.
+//!
+//! A source knows nothing of the others; which one wins is the manager's business. The order of the chain is the
+//! order in which the manager was given them: the first that has a field wins it.
+
+use std::{collections::BTreeMap, fmt};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use serde_json::{Map, Value};
+
+use crate::{
+    key::{Actor, FieldPath},
+    model::{Model, SchemaVersion},
+};
+
+/// Values of a model, whole or in part, as JSON.
+pub type Document = Map<String, Value>;
+
+/// What one source has for one model.
+#[derive(Clone, PartialEq)]
+pub struct Layer {
+    /// The values. Secrets are plain here: a layer lives in memory only.
+    pub values: Document,
+    /// Where they stand, for people: `file /etc/x/Vlan.toml`, `database …/config.db, item Vlan`.
+    pub place: String,
+    /// Where single fields stand, if not there: `variable HARMONY_CONFIG_Vlan__id`.
+    pub fields: BTreeMap<FieldPath, String>,
+    /// Version of the schema under which they were written, where the source keeps it.
+    pub version: Option<SchemaVersion>,
+    /// Grows with every write to that source, where it counts: what a later write may expect.
+    pub revision: Option<u64>,
+}
+
+// Values may be secret, and what is secret is the model's knowledge: none is shown.
+impl fmt::Debug for Layer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Layer")
+            .field("values", &self.values.keys().collect::<Vec<_>>())
+            .field("place", &self.place)
+            .field("version", &self.version)
+            .field("revision", &self.revision)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A write: the whole of a model's values in that source.
+pub struct Change<'a> {
+    /// All values that the source shall have; what is not in it is removed.
+    pub values: &'a Document,
+    /// Who wants it.
+    pub actor: &'a Actor,
+    /// The revision that this write replaces: `Some(0)` for "there is none yet", `None` for "whatever is there".
+    pub expected: Option<u64>,
+}
+
+impl fmt::Debug for Change<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Change")
+            .field("values", &self.values.keys().collect::<Vec<_>>())
+            .field("actor", self.actor)
+            .field("expected", &self.expected)
+            .finish()
+    }
+}
+
+/// One place that has values.
+#[async_trait]
+pub trait Source: fmt::Debug + Send + Sync {
+    /// Short, stable, lower-case; stands in messages, metrics and `explain`: `environment`, `file`, `sqlite`.
+    fn name(&self) -> &str;
+
+    /// How a person sets this model here, in one line: `the variable HARMONY_CONFIG_Vlan`.
+    fn how_to_set(&self, model: &Model) -> String;
+
+    /// Whether values that a person typed may be kept here.
+    fn should_persist(&self) -> bool {
+        false
+    }
+
+    /// What it has; `None` if it has nothing for this model.
+    ///
+    /// # Errors
+    /// See [`SourceError`]; bounded in time by the source itself.
+    async fn read(&self, model: &Model) -> Result<Option<Layer>, SourceError>;
+
+    /// Keeps values, durably before it returns. Gives the new revision.
+    ///
+    /// # Errors
+    /// [`SourceError::ReadOnly`] where nothing can be kept; else see [`SourceError`].
+    async fn write(&self, model: &Model, change: Change<'_>) -> Result<u64, SourceError> {
+        let _ = (model, change);
+        Err(SourceError::ReadOnly { name: self.name().to_owned() })
+    }
+
+    /// Removes what it has for the model; whether there was something.
+    ///
+    /// # Errors
+    /// As [`Source::write`].
+    async fn delete(&self, model: &Model, actor: &Actor) -> Result<bool, SourceError> {
+        let _ = (model, actor);
+        Err(SourceError::ReadOnly { name: self.name().to_owned() })
+    }
+
+    /// Ticks when the values may have changed; the manager then reads again. `None` if it cannot tell.
+    fn changes(&self, model: &Model) -> Option<BoxStream<'static, ()>> {
+        let _ = model;
+        None
+    }
+}
+
+/// Why a source gave or kept nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// It cannot be reached, or did not answer in time. The chain goes on without it, visibly.
+    #[error("{name} cannot be reached: {why}. {hint}")]
+    Unavailable {
+        /// The source.
+        name: String,
+        /// What happened.
+        why: String,
+        /// What to look at.
+        hint: String,
+    },
+    /// It refuses. The chain goes on without it, visibly.
+    #[error("{name} refuses access to {place}: {why}. {hint}")]
+    Denied {
+        /// The source.
+        name: String,
+        /// What was asked for.
+        place: String,
+        /// Its answer.
+        why: String,
+        /// What to look at.
+        hint: String,
+    },
+    /// What stands there cannot be read. The chain stops: to skip it would silently use another value.
+    #[error("{place} cannot be understood: {why}. {hint}")]
+    Malformed {
+        /// The file, variable, row or path.
+        place: String,
+        /// What is wrong, never a value.
+        why: String,
+        /// What to do.
+        hint: String,
+    },
+    /// A seal, signature or chain does not hold: somebody changed it, or the key is another.
+    #[error("{place} was changed outside of this library, or belongs to other keys: {why}. {hint}")]
+    Tampered {
+        /// The file, row or path.
+        place: String,
+        /// Which check failed.
+        why: String,
+        /// What to do.
+        hint: String,
+    },
+    /// It keeps nothing.
+    #[error("{name} is read-only: set the value where it comes from, or choose another source")]
+    ReadOnly {
+        /// The source.
+        name: String,
+    },
+    /// Somebody else wrote in between.
+    #[error(
+        "{place} was written by somebody else: this change was made for revision {expected}, and it is at {found}. \
+         Read it again and repeat the change"
+    )]
+    Conflict {
+        /// The row or path.
+        place: String,
+        /// What the change replaces.
+        expected: u64,
+        /// What is there.
+        found: u64,
+    },
+    /// More than it takes.
+    #[error(
+        "{place} takes at most {limit} bytes, and this is {size}. Keep large files elsewhere and their path here"
+    )]
+    TooLarge {
+        /// The row or path.
+        place: String,
+        /// Bytes.
+        size: usize,
+        /// Bytes.
+        limit: usize,
+    },
+    /// The audit line could not be written, so nothing was done.
+    #[error("nothing was done, since its line in the audit log could not be written: {why}. {hint}")]
+    Audit {
+        /// What happened.
+        why: String,
+        /// What to look at.
+        hint: String,
+    },
+}
+
+impl SourceError {
+    /// Whether the chain goes on without this source (and takes its last known good values, where they are kept).
+    #[must_use]
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Denied { .. })
+    }
+}
