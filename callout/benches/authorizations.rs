@@ -17,6 +17,7 @@ use callout::{
     limits::Limits,
     metrics::Metrics,
     registry::Registry,
+    servers::Servers,
     tokens::{Oidc, ReviewError, ServiceAccounts, TokenReviews, Tokens},
 };
 use fleet_wire::enrollment::{Enrollment, Record};
@@ -84,7 +85,7 @@ fn main() {
         .collect();
     let authorizer = Authorizer {
         issuer,
-        curve,
+        servers: Servers::new(curve),
         registry,
         tokens: Tokens::new(Oidc::default(), ServiceAccounts::new(Nobody)),
         policy: Policy {

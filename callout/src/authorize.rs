@@ -12,7 +12,6 @@ use std::{
 
 use fleet_wire::keys::CurveKey;
 use jiff::Timestamp;
-use nkeys::XKey;
 
 use crate::{
     audit::{self, Asked, Line},
@@ -22,6 +21,7 @@ use crate::{
     login::{Kind, Login, Proof},
     metrics::{AuthorizationLabels, Metrics},
     registry::{Registry, Standing},
+    servers::Servers,
     tokens::Tokens,
 };
 
@@ -90,8 +90,8 @@ impl Unanswered {
 pub struct Authorizer {
     /// Signs.
     pub issuer: Issuer,
-    /// Opens and seals (`SX…`).
-    pub curve: XKey,
+    /// Opens and seals.
+    pub servers: Servers,
     /// Devices.
     pub registry: Registry,
     /// Bearer tokens.
@@ -153,8 +153,8 @@ impl Authorizer {
     ) -> Result<Vec<u8>, Unanswered> {
         let server_xkey: CurveKey =
             server_xkey.ok_or(Unanswered::Plain)?.parse().map_err(|_| Unanswered::Header)?;
-        let server_curve = server_xkey.xkey().map_err(|_| Unanswered::Header)?;
-        let token = self.curve.open(payload, &server_curve).map_err(|_| Unanswered::Box)?;
+        let agreement = self.servers.agreement(&server_xkey).map_err(|_| Unanswered::Header)?;
+        let token = agreement.open(payload).map_err(|_| Unanswered::Box)?;
         let request = AuthorizationRequest::decode(&token)?;
         if request.server.xkey.as_ref() != Some(&server_xkey) {
             return Err(Unanswered::ServerKey);
@@ -164,7 +164,9 @@ impl Authorizer {
             return Err(Unanswered::Issuer { expected: request.issuer, ours });
         }
         let (answer, labels) = self.decided(request, Timestamp::now()).await?;
-        let sealed = self.curve.seal(answer.as_bytes(), &server_curve).map_err(|_| Unanswered::Seal)?;
+        let sealed = agreement.seal(answer.as_bytes()).map_err(|_| Unanswered::Seal)?;
+        // The key of the header opened the request, and the server's signature repeats it.
+        self.servers.keep(server_xkey, agreement);
         self.metrics.decided(labels, started.elapsed());
         Ok(sealed)
     }

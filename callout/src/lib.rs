@@ -35,6 +35,7 @@ pub mod metrics;
 pub mod oidc;
 pub mod registry;
 pub mod run;
+pub mod servers;
 pub mod service;
 pub mod settings;
 pub mod tokens;

@@ -17,6 +17,7 @@ use crate::{
     metrics::Metrics,
     oidc::{Provider, ProviderError, ProviderSettings},
     registry::{Registry, watch_nodes, watch_records},
+    servers::Servers,
     service::{self, ServiceError},
     settings::{Issuing, Settings},
     tokens::{KubeReviews, Oidc, OidcVerifier, ServiceAccounts, Tokens},
@@ -80,7 +81,7 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
     let reviews = KubeReviews::new(client, settings.token_audience);
     let authorizer = Arc::new(Authorizer {
         issuer: settings.issuer,
-        curve: settings.curve,
+        servers: Servers::new(settings.curve),
         registry: registry.clone(),
         tokens: Tokens::new(oidc, ServiceAccounts::new(reviews)),
         policy: Policy {

@@ -18,6 +18,7 @@ use callout::{
     limits::Limits,
     metrics::{AuthorizationLabels, DropLabels, Metrics},
     registry::Registry,
+    servers::Servers,
     service,
     tokens::{Oidc, ReviewError, ServiceAccounts, TokenReviews, Tokens},
 };
@@ -105,7 +106,7 @@ impl Case {
         .await?;
         let authorizer = Arc::new(Authorizer {
             issuer: Issuer::new(&issuer.seed()?, "FLEET")?,
-            curve,
+            servers: Servers::new(curve),
             registry: Registry::default(),
             tokens: Tokens::new(Oidc::default(), ServiceAccounts::new(ApiServer)),
             policy: Policy {

@@ -10,11 +10,13 @@
 //! over direction, full subject, sender, recipient and key version. A message that was reflected, moved to
 //! another subject or given to another device no longer matches, and is refused.
 
-use nkeys::XKey;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
-use crate::name::{DeviceName, KeyVersion, OwnerEpoch};
+use crate::{
+    keys::{Agreement, BOX_OVERHEAD},
+    name::{DeviceName, KeyVersion, OwnerEpoch},
+};
 
 /// Largest message on the wire, in bytes. Larger content travels in pages.
 pub const MAX_MESSAGE: usize = 256 * 1024;
@@ -27,6 +29,8 @@ const COMPRESS_ABOVE: usize = 256;
 /// Format of the outside and of the header.
 const FORMAT: u8 = 1;
 const MAGIC: &[u8; 2] = b"HF";
+/// Room for a header, in bytes: most take less.
+const MAX_HEADER: usize = 128;
 /// What sealing adds at most besides the payload: outside, box, header.
 pub const OVERHEAD: usize = 256;
 
@@ -226,19 +230,17 @@ impl EnvelopeError {
 pub fn seal_bytes(
     route: Route<'_>,
     stamp: Stamp,
-    own: &XKey,
-    peer: &XKey,
+    agreement: &Agreement,
     payload: &[u8],
 ) -> Result<Vec<u8>, EnvelopeError> {
-    seal_encoded(route, stamp, own, peer, Encoding::Bytes, payload)
+    seal_encoded(route, stamp, agreement, Encoding::Bytes, payload)
 }
 
 /// Seals a body as JSON, compressed when that pays.
 pub fn seal<T: Serialize>(
     route: Route<'_>,
     stamp: Stamp,
-    own: &XKey,
-    peer: &XKey,
+    agreement: &Agreement,
     body: &T,
 ) -> Result<Vec<u8>, EnvelopeError> {
     let json = serde_json::to_vec(body).map_err(EnvelopeError::Payload)?;
@@ -248,10 +250,10 @@ pub fn seal<T: Serialize>(
     if json.len() > COMPRESS_ABOVE {
         let deflated = deflate(&json);
         if deflated.len() + deflated.len() / 16 < json.len() {
-            return seal_encoded(route, stamp, own, peer, Encoding::DeflatedJson, &deflated);
+            return seal_encoded(route, stamp, agreement, Encoding::DeflatedJson, &deflated);
         }
     }
-    seal_encoded(route, stamp, own, peer, Encoding::Json, &json)
+    seal_encoded(route, stamp, agreement, Encoding::Json, &json)
 }
 
 fn deflate(json: &[u8]) -> Vec<u8> {
@@ -281,8 +283,7 @@ fn inflate(deflated: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
 fn seal_encoded(
     route: Route<'_>,
     stamp: Stamp,
-    own: &XKey,
-    peer: &XKey,
+    agreement: &Agreement,
     encoding: Encoding,
     payload: &[u8],
 ) -> Result<Vec<u8>, EnvelopeError> {
@@ -295,26 +296,27 @@ fn seal_encoded(
         nonce: stamp.nonce,
         encoding,
     };
-    let mut inside = postcard::to_extend(&header, Vec::with_capacity(payload.len() + 128))
-        .map_err(|_| EnvelopeError::Format("the header cannot be written"))?;
-    inside.extend_from_slice(payload);
-    // Before the work of sealing; the exact size is checked below.
-    if inside.len() > MAX_MESSAGE {
-        return Err(EnvelopeError::TooLarge { size: inside.len(), limit: MAX_MESSAGE });
-    }
-    let sealed = own.seal(&inside, peer).map_err(|_| EnvelopeError::Seal)?;
-
     let sender = route.sender();
-    let mut message = Vec::with_capacity(MAGIC.len() + 1 + 4 + 1 + sender.len() + sealed.len());
+    let outside = MAGIC.len() + 1 + 4 + 1 + sender.len() + BOX_OVERHEAD;
+    // Before the work of sealing; the header is in the exact size, which is checked below.
+    if outside + payload.len() > MAX_MESSAGE {
+        return Err(EnvelopeError::TooLarge { size: outside + payload.len(), limit: MAX_MESSAGE });
+    }
+    let mut message = Vec::with_capacity(outside + MAX_HEADER + payload.len());
     message.extend_from_slice(MAGIC);
     message.push(FORMAT);
     message.extend_from_slice(&route.key_version.0.to_be_bytes());
     message.push(sender.len() as u8);
     message.extend_from_slice(sender.as_bytes());
-    message.extend_from_slice(&sealed);
-    if message.len() > MAX_MESSAGE {
-        return Err(EnvelopeError::TooLarge { size: message.len(), limit: MAX_MESSAGE });
-    }
+    agreement.seal_after(&mut message, |message| {
+        *message = postcard::to_extend(&header, std::mem::take(message))
+            .map_err(|_| EnvelopeError::Format("the header cannot be written"))?;
+        message.extend_from_slice(payload);
+        match message.len() {
+            0..=MAX_MESSAGE => Ok(()),
+            size => Err(EnvelopeError::TooLarge { size, limit: MAX_MESSAGE }),
+        }
+    })?;
     Ok(message)
 }
 
@@ -347,14 +349,14 @@ impl<'a> Outside<'a> {
 
     /// Unseals and checks that the inside repeats the route. The route's key version must be
     /// [`Outside::key_version`]. Session, counter and epoch are the session's to check.
-    pub fn open(&self, route: Route<'_>, own: &XKey, peer: &XKey) -> Result<Opened, EnvelopeError> {
+    pub fn open(&self, route: Route<'_>, agreement: &Agreement) -> Result<Opened, EnvelopeError> {
         if self.sender != route.sender().as_bytes() {
             return Err(EnvelopeError::Sender {
                 expected: route.sender().to_owned(),
                 found: String::from_utf8_lossy(self.sender).into_owned(),
             });
         }
-        let inside = own.open(self.sealed, peer).map_err(|_| EnvelopeError::Seal)?;
+        let mut inside = agreement.open(self.sealed)?;
         let (header, payload): (Header, &[u8]) = postcard::take_from_bytes(&inside)
             .map_err(|_| EnvelopeError::Format("the header cannot be read"))?;
         if header.binding != route.binding() || self.key_version != route.key_version {
@@ -362,7 +364,11 @@ impl<'a> Outside<'a> {
         }
         let payload = match header.encoding {
             Encoding::DeflatedJson => inflate(payload)?,
-            Encoding::Json | Encoding::Bytes => payload.to_vec(),
+            Encoding::Json | Encoding::Bytes => {
+                let header = inside.len() - payload.len();
+                inside.drain(..header);
+                inside
+            }
         };
         Ok(Opened { header, payload })
     }

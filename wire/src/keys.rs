@@ -3,6 +3,7 @@
 //! A device pins the public root key at enrollment. Which curve keys the fleet has, it takes only from a
 //! [`KeyStatement`] that the root key signed; statements count up and never go back.
 
+mod agreement;
 mod public;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -11,6 +12,8 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use nkeys::{KeyPair, KeyPairType, XKey};
 use serde::{Deserialize, Serialize};
 
+pub use self::agreement::Agreement;
+pub(crate) use self::agreement::BOX_OVERHEAD;
 pub use self::public::{CurveKey, IdentityKey, fingerprint};
 use crate::{envelope::EnvelopeError, name::KeyVersion};
 
@@ -85,6 +88,11 @@ impl FleetKeys {
     /// The key of a version.
     pub fn get(&self, version: KeyVersion) -> Result<&XKey, EnvelopeError> {
         self.0.get(&version).ok_or(EnvelopeError::KeyVersion(version))
+    }
+
+    /// The versions there are, oldest first.
+    pub fn versions(&self) -> impl Iterator<Item = KeyVersion> + '_ {
+        self.0.keys().copied()
     }
 
     /// The public halves, for a statement.

@@ -14,6 +14,7 @@
 //! clock takes part. Stream frames number themselves (their subject names the stream), so that a busy
 //! stream does not push control messages out of the window.
 
+mod keys;
 mod replay;
 
 use std::collections::VecDeque;
@@ -22,7 +23,7 @@ use nkeys::XKey;
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
-use self::replay::ReplayWindow;
+use self::{keys::Keys, replay::ReplayWindow};
 use crate::{
     envelope::{self, Direction, EnvelopeError, Nonce, Opened, Outside, Route, SessionId, Stamp},
     keys::FleetKeys,
@@ -79,8 +80,7 @@ pub struct Sealed {
 #[derive(Debug)]
 pub struct DeviceSession {
     device: DeviceName,
-    own: XKey,
-    fleet: FleetKeys,
+    keys: Keys,
     live: Option<Live>,
     hello: Option<(Nonce, KeyVersion)>,
     epoch: OwnerEpoch,
@@ -89,7 +89,7 @@ pub struct DeviceSession {
 impl DeviceSession {
     /// `epoch` is the highest owner epoch that the device has persisted.
     pub fn new(device: DeviceName, own: XKey, fleet: FleetKeys, epoch: OwnerEpoch) -> Self {
-        Self { device, own, fleet, live: None, hello: None, epoch }
+        Self { device, keys: Keys::new(own, fleet), live: None, hello: None, epoch }
     }
 
     /// Whether a hello was answered.
@@ -115,12 +115,12 @@ impl DeviceSession {
     /// The fleet has other keys: the next hello is sealed with the newest. A live session goes on as long as
     /// its version is among them.
     pub fn set_fleet(&mut self, fleet: FleetKeys) {
-        self.fleet = fleet;
+        self.keys.set_fleet(fleet);
     }
 
     /// The device has another curve key: what was sealed with the old one ends.
     pub fn set_own(&mut self, own: XKey) {
-        self.own = own;
+        self.keys.set_device(own);
         self.live = None;
         self.hello = None;
     }
@@ -128,10 +128,10 @@ impl DeviceSession {
     /// Seals a hello with a fresh nonce. An open session stays until the answer comes.
     pub fn seal_hello<T: Serialize>(&mut self, subject: &str, body: &T) -> Result<Vec<u8>, EnvelopeError> {
         let nonce = Nonce::random();
-        let (version, key) = self.fleet.newest();
+        let version = self.keys.fleet.newest().0;
         let stamp = Stamp { nonce: Some(nonce), ..Stamp::default() };
-        let message =
-            envelope::seal(self.route(Direction::Up, subject, version), stamp, &self.own, key, body)?;
+        let agreement = self.keys.agreement(version)?;
+        let message = envelope::seal(self.route(Direction::Up, subject, version), stamp, agreement, body)?;
         self.hello = Some((nonce, version));
         Ok(message)
     }
@@ -168,9 +168,9 @@ impl DeviceSession {
         live.sent += 1;
         let (counter, version) = (live.sent, live.key_version);
         let stamp = Stamp { session: Some(live.id), counter, ..Stamp::default() };
-        let key = self.fleet.get(version)?;
+        let agreement = self.keys.agreement(version)?;
         let route = self.route(Direction::Up, subject, version);
-        Ok(Sealed { message: envelope::seal(route, stamp, &self.own, key, body)?, counter })
+        Ok(Sealed { message: envelope::seal(route, stamp, agreement, body)?, counter })
     }
 
     /// Opens a message of the live session: a command, or the answer to a request.
@@ -193,7 +193,7 @@ impl DeviceSession {
         let live = self.live.as_ref().ok_or(EnvelopeError::Session)?;
         let stamp = Stamp { session: Some(live.id), counter: number, ..Stamp::default() };
         let route = self.route(Direction::Up, subject, live.key_version);
-        envelope::seal_bytes(route, stamp, &self.own, self.fleet.get(live.key_version)?, frame)
+        envelope::seal_bytes(route, stamp, self.keys.agreement(live.key_version)?, frame)
     }
 
     /// Opens a stream frame. Doubles are the stream's to drop: frames carry offsets.
@@ -216,8 +216,8 @@ impl DeviceSession {
     fn unseal(&self, subject: &str, message: &[u8]) -> Result<(Opened, KeyVersion), EnvelopeError> {
         let outside = Outside::parse(message)?;
         let version = outside.key_version;
-        let key = self.fleet.get(version)?;
-        let opened = outside.open(self.route(Direction::Down, subject, version), &self.own, key)?;
+        let agreement = self.keys.agreement(version)?;
+        let opened = outside.open(self.route(Direction::Down, subject, version), agreement)?;
         Ok((opened, version))
     }
 
@@ -230,8 +230,7 @@ impl DeviceSession {
 #[derive(Debug)]
 pub struct FleetSession {
     device: DeviceName,
-    peer: XKey,
-    fleet: FleetKeys,
+    keys: Keys,
     epoch: OwnerEpoch,
     live: Option<Live>,
     /// Answered hellos, oldest first.
@@ -264,7 +263,8 @@ pub struct Hello {
 impl FleetSession {
     /// `peer` is the device's public curve key, `epoch` the own incarnation.
     pub fn new(device: DeviceName, peer: XKey, fleet: FleetKeys, epoch: OwnerEpoch) -> Self {
-        Self { device, peer, fleet, epoch, live: None, pending: VecDeque::new(), peer_version: None }
+        let keys = Keys::new(peer, fleet);
+        Self { device, keys, epoch, live: None, pending: VecDeque::new(), peer_version: None }
     }
 
     /// Whether the device proved that it is in a session with this side.
@@ -284,7 +284,7 @@ impl FleetSession {
 
     /// The fleet has other keys. Sessions go on as long as their version is among them.
     pub fn set_fleet(&mut self, fleet: FleetKeys) {
-        self.fleet = fleet;
+        self.keys.set_fleet(fleet);
     }
 
     /// Sessions of answered hellos that wait for their first message, oldest first. Only a few are kept: what
@@ -332,7 +332,7 @@ impl FleetSession {
     /// fleet's key that the device used last, since a device may not have heard of a newer one.
     pub fn seal_sessionless<T: Serialize>(&self, subject: &str, body: &T) -> Result<Vec<u8>, EnvelopeError> {
         let stamp = Stamp { epoch: self.epoch, ..Stamp::default() };
-        let version = self.peer_version.unwrap_or_else(|| self.fleet.newest().0);
+        let version = self.peer_version.unwrap_or_else(|| self.keys.fleet.newest().0);
         self.seal_with(version, subject, stamp, body)
     }
 
@@ -356,7 +356,7 @@ impl FleetSession {
         let live = self.live.as_ref().ok_or(EnvelopeError::Session)?;
         let stamp = Stamp { session: Some(live.id), counter: number, epoch: self.epoch, ..Stamp::default() };
         let route = self.route(Direction::Down, subject, live.key_version);
-        envelope::seal_bytes(route, stamp, self.fleet.get(live.key_version)?, &self.peer, frame)
+        envelope::seal_bytes(route, stamp, self.keys.agreement(live.key_version)?, frame)
     }
 
     /// Opens a stream frame. Doubles are the stream's to drop: frames carry offsets.
@@ -392,14 +392,14 @@ impl FleetSession {
         body: &T,
     ) -> Result<Vec<u8>, EnvelopeError> {
         let route = self.route(Direction::Down, subject, version);
-        envelope::seal(route, stamp, self.fleet.get(version)?, &self.peer, body)
+        envelope::seal(route, stamp, self.keys.agreement(version)?, body)
     }
 
     fn unseal(&self, subject: &str, message: &[u8]) -> Result<(Opened, KeyVersion), EnvelopeError> {
         let outside = Outside::parse(message)?;
         let version = outside.key_version;
-        let own = self.fleet.get(version)?;
-        let opened = outside.open(self.route(Direction::Up, subject, version), own, &self.peer)?;
+        let agreement = self.keys.agreement(version)?;
+        let opened = outside.open(self.route(Direction::Up, subject, version), agreement)?;
         Ok((opened, version))
     }
 

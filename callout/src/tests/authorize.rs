@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use fleet_wire::{enrollment::Record, permissions::Permissions};
 use futures::future::BoxFuture;
-use nkeys::KeyPair;
+use nkeys::{KeyPair, XKey};
 use prometheus_client::registry::Registry as MetricsRegistry;
 use serde_json::{Value, json};
 
@@ -48,7 +48,7 @@ impl Case {
         registry.update().put_record(record.clone());
         let authorizer = Authorizer {
             issuer: Issuer::new(&KeyPair::new_account().seed().unwrap(), "FLEET").unwrap(),
-            curve: XKey::new(),
+            servers: Servers::new(XKey::new()),
             registry,
             tokens: Tokens::new(Oidc::default(), ServiceAccounts::new(ApiServer)),
             policy: Policy {
@@ -95,7 +95,7 @@ impl Case {
     }
 
     fn seal(&self, claims: &Value) -> Vec<u8> {
-        let ours = XKey::from_public_key(&self.authorizer.curve.public_key()).unwrap();
+        let ours = XKey::from_public_key(&self.authorizer.servers.public_key()).unwrap();
         self.server_curve.seal(&self.token(claims), &ours).unwrap()
     }
 
@@ -104,7 +104,7 @@ impl Case {
         let claims = self.claims(host, connect);
         let header = self.server_curve.public_key();
         let sealed = self.authorizer.answer(Some(&header), &self.seal(&claims)).await.unwrap();
-        let ours = XKey::from_public_key(&self.authorizer.curve.public_key()).unwrap();
+        let ours = XKey::from_public_key(&self.authorizer.servers.public_key()).unwrap();
         let answer = payload(&self.server_curve.open(&sealed, &ours).unwrap());
         assert_eq!(answer["aud"], claims["iss"], "for this server");
         assert_eq!(answer["sub"], claims["nats"]["user_nkey"], "for this user");
@@ -246,7 +246,7 @@ async fn only_sealed_requests_of_the_server_that_signed_them_are_answered() {
 
     // Sealed by somebody else than the server that signed it.
     let other = XKey::new();
-    let ours = XKey::from_public_key(&case.authorizer.curve.public_key()).unwrap();
+    let ours = XKey::from_public_key(&case.authorizer.servers.public_key()).unwrap();
     let passed_on = other.seal(&case.token(&claims), &ours).unwrap();
     assert_eq!(label(Some(&other.public_key()), &passed_on).await, "server-key");
 

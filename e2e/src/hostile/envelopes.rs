@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use fleet_wire::digest::Digest;
 use fleet_wire::envelope::{self, Direction, Route, Stamp};
+use fleet_wire::keys::Agreement;
 use fleet_wire::message::{FetchReply, FetchRequest, PodReport, Refusal, Reply, StatusAck, StatusReport};
 use fleet_wire::name::{DeviceName, PodKey};
 use fleet_wire::subject::{self, Subject, UpVerb};
@@ -130,7 +131,8 @@ async fn forge(
     let (key_version, fleet) = keys.newest();
     let seal = |direction: Direction, at: &str, device: &DeviceName, key: &XKey| {
         let route = Route { direction, subject: at, device, key_version };
-        envelope::seal(route, Stamp { counter: 1, ..Stamp::default() }, key, fleet, &"forged")
+        let agreement = Agreement::new(key, fleet)?;
+        envelope::seal(route, Stamp { counter: 1, ..Stamp::default() }, &agreement, &"forged")
     };
     let victims = Subject::Up(victim.clone(), UpVerb::Heartbeat).to_string();
     let forged = seal(Direction::Up, &victims, victim, &own.curve)?;

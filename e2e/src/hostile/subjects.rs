@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use fleet_wire::enrollment::Door;
 use fleet_wire::envelope::{Direction, Outside, Route};
+use fleet_wire::keys::Agreement;
 use fleet_wire::name::{DeviceName, OwnerEpoch};
 use fleet_wire::session::DeviceSession;
 use fleet_wire::subject::{self, UpVerb};
@@ -204,7 +205,8 @@ pub async fn bend_replies(table: &mut Table, nats: &Nats, own: &Member, victim: 
         let opens = |outside: Outside<'_>| {
             let key_version = outside.key_version;
             let route = Route { direction: Direction::Down, subject, device: &own.name, key_version };
-            keys.get(key_version).is_ok_and(|fleet| outside.open(route, &own.curve, fleet).is_ok())
+            let agreement = keys.get(key_version).and_then(|fleet| Agreement::new(&own.curve, fleet));
+            agreement.is_ok_and(|agreement| outside.open(route, &agreement).is_ok())
         };
         bent.iter().any(|reply| subject == reply) && Outside::parse(&message.payload).is_ok_and(opens)
     })

@@ -6,6 +6,7 @@
 
 use fleet_wire::{
     envelope::{self, Direction, EnvelopeError, MAX_PAYLOAD, Outside, Route, Stamp},
+    keys::Agreement,
     message::StatusReport,
     name::{DeviceName, KeyVersion},
 };
@@ -25,11 +26,12 @@ fn run(bytes: &[u8]) -> Option<()> {
         key_version: KeyVersion(1),
     };
     let body = vec!["again and again"; 50];
-    let sealed = envelope::seal(route, Stamp::default(), &device, &fleet, &body).ok()?;
-    let inside = fleet.open(&sealed[OUTSIDE.len()..], &device).ok()?;
+    let agreement = Agreement::new(&device, &fleet).ok()?;
+    let sealed = envelope::seal(route, Stamp::default(), &agreement, &body).ok()?;
+    let inside = agreement.open(&sealed[OUTSIDE.len()..]).ok()?;
     let forged = [&inside[..usize::from(honest).min(inside.len())], rest].concat();
-    let message = [OUTSIDE, &device.seal(&forged, &fleet).ok()?].concat();
-    match Outside::parse(&message).and_then(|outside| outside.open(route, &fleet, &device)) {
+    let message = [OUTSIDE, &agreement.seal(&forged).ok()?].concat();
+    match Outside::parse(&message).and_then(|outside| outside.open(route, &agreement)) {
         Ok(opened) => {
             assert!(opened.payload.len() <= MAX_PAYLOAD);
             let _ = opened.body::<StatusReport>();

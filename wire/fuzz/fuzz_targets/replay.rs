@@ -8,7 +8,7 @@ use std::{
 
 use fleet_wire::{
     envelope::{self, Direction, Route, Stamp},
-    keys::FleetKeys,
+    keys::{Agreement, FleetKeys},
     name::{DeviceName, KeyVersion, OwnerEpoch},
     session::{Arrival, DeviceSession, FleetSession},
 };
@@ -20,8 +20,7 @@ const STATUS: &str = "fleet.v1.96.pi-7.up.status";
 /// The cluster's end of a live session, and what a device needs to speak in it.
 struct Live {
     name: DeviceName,
-    device: XKey,
-    fleet_public: XKey,
+    agreement: Agreement,
     fleet: FleetSession,
     session: envelope::SessionId,
 }
@@ -39,7 +38,7 @@ fn live() -> Option<Live> {
     let answer = fleet.accept_hello(&hello, "_INBOX.pi-7.a", &()).ok()?;
     end.open_hello_reply::<()>("_INBOX.pi-7.a", &answer).ok()?;
     let session = end.id()?;
-    Some(Live { name, device, fleet_public, fleet, session })
+    Some(Live { name, agreement: Agreement::new(&device, &fleet_public).ok()?, fleet, session })
 }
 
 thread_local! {
@@ -58,7 +57,7 @@ fuzz_target!(|counters: Vec<u64>| {
                 device: &live.name,
                 key_version: KeyVersion(1),
             };
-            let Ok(message) = envelope::seal(route, stamp, &live.device, &live.fleet_public, &()) else { continue };
+            let Ok(message) = envelope::seal(route, stamp, &live.agreement, &()) else { continue };
             if live.fleet.open(STATUS, &message).is_ok() {
                 assert!(counter != 0 && seen.insert(counter), "{counter} was taken twice");
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fleet_wire::{
     envelope::EnvelopeError,
-    keys::FleetKeys,
+    keys::{Agreement, FleetKeys},
     name::{DeviceName, KeyVersion, OwnerEpoch, RequestId},
     session::{Arrival, DeviceSession, FleetSession},
     subject::{DownVerb, Leg, Subject, UpVerb, inbox_prefix},
@@ -15,6 +15,11 @@ use serde_json::Value;
 /// A public key, as the other side has it.
 pub fn public(key: &XKey) -> XKey {
     XKey::from_public_key(&key.public_key()).unwrap()
+}
+
+/// What two keys agree on.
+pub fn agreed(one: &XKey, other: &XKey) -> Agreement {
+    Agreement::new(one, other).unwrap()
 }
 
 /// A fleet with some versions of its curve key.

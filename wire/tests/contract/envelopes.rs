@@ -14,7 +14,7 @@ use nkeys::XKey;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::ends::{Ends, noise, public, refusal};
+use crate::ends::{Ends, agreed, noise, public, refusal};
 
 const SUBJECT: &str = "fleet.v1.1.pi-7.up.status";
 
@@ -35,15 +35,20 @@ impl Seal {
     }
 
     fn seal(&self, body: &Value) -> Result<Vec<u8>, EnvelopeError> {
-        envelope::seal(self.route(), Stamp::default(), &self.device, &public(&self.fleet), body)
+        envelope::seal(self.route(), Stamp::default(), &agreed(&self.device, &public(&self.fleet)), body)
     }
 
     fn seal_bytes(&self, bytes: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
-        envelope::seal_bytes(self.route(), Stamp::default(), &self.device, &public(&self.fleet), bytes)
+        envelope::seal_bytes(
+            self.route(),
+            Stamp::default(),
+            &agreed(&self.device, &public(&self.fleet)),
+            bytes,
+        )
     }
 
     fn open(&self, message: &[u8]) -> Result<envelope::Opened, EnvelopeError> {
-        Outside::parse(message)?.open(self.route(), &self.fleet, &public(&self.device))
+        Outside::parse(message)?.open(self.route(), &agreed(&self.fleet, &public(&self.device)))
     }
 
     /// Seals an inside of one's own making between the right keys: what a hostile device can do.
@@ -95,11 +100,11 @@ fn every_part_of_the_route_is_bound() {
         (Route { device: &other, ..seal.route() }, "Sender"),
         (Route { direction: Direction::Down, ..seal.route() }, "Sender"),
     ] {
-        assert_eq!(refusal(outside.open(route, &seal.fleet, &peer)), Some(expected), "{route:?}");
+        assert_eq!(refusal(outside.open(route, &agreed(&seal.fleet, &peer))), Some(expected), "{route:?}");
     }
-    assert!(outside.open(seal.route(), &seal.fleet, &peer).is_ok());
-    assert_eq!(refusal(outside.open(seal.route(), &seal.fleet, &XKey::new())), Some("Seal"));
-    assert_eq!(refusal(outside.open(seal.route(), &XKey::new(), &peer)), Some("Seal"));
+    assert!(outside.open(seal.route(), &agreed(&seal.fleet, &peer)).is_ok());
+    assert_eq!(refusal(outside.open(seal.route(), &agreed(&seal.fleet, &XKey::new()))), Some("Seal"));
+    assert_eq!(refusal(outside.open(seal.route(), &agreed(&XKey::new(), &peer))), Some("Seal"));
 }
 
 /// The version stands outside of the seal: rewriting it must not pass where both versions are one key.
@@ -112,8 +117,8 @@ fn a_rewritten_key_version_is_refused() {
     assert_eq!(outside.key_version, KeyVersion(2));
     let peer = public(&seal.device);
     let route = Route { key_version: KeyVersion(2), ..seal.route() };
-    assert_eq!(refusal(outside.open(route, &seal.fleet, &peer)), Some("Binding"));
-    assert_eq!(refusal(outside.open(seal.route(), &seal.fleet, &peer)), Some("Binding"));
+    assert_eq!(refusal(outside.open(route, &agreed(&seal.fleet, &peer))), Some("Binding"));
+    assert_eq!(refusal(outside.open(seal.route(), &agreed(&seal.fleet, &peer))), Some("Binding"));
 }
 
 #[test]
@@ -224,7 +229,7 @@ fn the_overhead_is_bounded() {
         device: &name,
         key_version: KeyVersion(u32::MAX),
     };
-    let message = envelope::seal_bytes(route, stamp, &device, &public(&fleet), &[7; 1000]).unwrap();
+    let message = envelope::seal_bytes(route, stamp, &agreed(&device, &public(&fleet)), &[7; 1000]).unwrap();
     assert!(message.len() - 1000 <= OVERHEAD, "{}", message.len() - 1000);
 }
 

@@ -11,6 +11,7 @@ use std::{collections::BTreeSet, fs};
 
 use fleet_wire::{
     envelope::{self, Direction, Nonce, Outside, Route, SessionId, Stamp},
+    keys::Agreement,
     name::{DeviceName, KeyVersion, OwnerEpoch},
     subject::Subject,
 };
@@ -208,11 +209,12 @@ fn seal_samples() -> Vec<SealedSample> {
             let (device_key, fleet_key) = (device_key(), fleet_key(key_version));
             let (own, peer) =
                 if up { (device_key, public(&fleet_key)) } else { (fleet_key, public(&device_key)) };
+            let agreement = Agreement::new(&own, &peer).unwrap();
             let envelope = if bytes {
-                envelope::seal_bytes(route, stamp.clone(), &own, &peer, payload.as_bytes())
+                envelope::seal_bytes(route, stamp.clone(), &agreement, payload.as_bytes())
             } else {
                 let body: Value = serde_json::from_str(payload).unwrap();
-                envelope::seal(route, stamp.clone(), &own, &peer, &body)
+                envelope::seal(route, stamp.clone(), &agreement, &body)
             };
             SealedSample {
                 name: name.into(),
@@ -266,7 +268,9 @@ fn envelopes_sealed_by_earlier_versions_open() {
         let fleet_key = fleet_key(sample.key_version);
         let (own, peer) =
             if sample.up { (fleet_key, public(&device_key())) } else { (device_key(), public(&fleet_key)) };
-        let opened = outside.open(route, &own, &peer).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let opened = outside
+            .open(route, &Agreement::new(&own, &peer).unwrap())
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
         let header = &opened.header;
         assert_eq!(header.session, sample.session, "{name}");
         assert_eq!(header.counter, sample.counter, "{name}");

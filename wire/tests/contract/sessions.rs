@@ -9,7 +9,7 @@ use fleet_wire::{
 };
 use proptest::prelude::*;
 
-use crate::ends::{Ends, Fleet, public, refusal};
+use crate::ends::{Ends, Fleet, agreed, public, refusal};
 
 #[test]
 fn a_session_carries_messages_both_ways() {
@@ -319,8 +319,7 @@ fn a_session_keeps_to_one_version_of_the_key() {
     let forged = envelope::seal(
         Route { direction: Direction::Down, subject: &down, device: &ends.name, key_version: KeyVersion(1) },
         stamp(),
-        leaked,
-        &public(&ends.key),
+        &agreed(leaked, &public(&ends.key)),
         &"stop everything",
     )
     .unwrap();
@@ -330,8 +329,7 @@ fn a_session_keeps_to_one_version_of_the_key() {
     let forged = envelope::seal(
         Route { direction: Direction::Up, subject: &up, device: &ends.name, key_version: KeyVersion(1) },
         stamp(),
-        leaked,
-        &public(&ends.key),
+        &agreed(leaked, &public(&ends.key)),
         &"all is well",
     );
     assert_eq!(refusal(ends.fleet.open(&up, &forged.unwrap())), Some("Session"));
@@ -349,7 +347,7 @@ fn a_hello_is_answered_with_its_own_version_of_the_key() {
     let key = |version| secret.get(KeyVersion(version)).unwrap();
     let (up, inbox) = (ends.up(UpVerb::Hello), ends.inbox("h"));
     let up = Route { direction: Direction::Up, subject: &up, device: &ends.name, key_version: KeyVersion(2) };
-    let opened = Outside::parse(&hello).unwrap().open(up, key(2), &public(&ends.key)).unwrap();
+    let opened = Outside::parse(&hello).unwrap().open(up, &agreed(key(2), &public(&ends.key))).unwrap();
     let (device_nonce, fleet_nonce) = (opened.header.nonce.unwrap(), Nonce([7; 16]));
     let hash = sha2::Sha256::new()
         .chain_update(b"harmony-fleet session v1\n")
@@ -361,7 +359,8 @@ fn a_hello_is_answered_with_its_own_version_of_the_key() {
         let stamp = Stamp { session: Some(session), nonce: Some(fleet_nonce), ..Stamp::default() };
         let key_version = KeyVersion(version);
         let route = Route { direction: Direction::Down, subject: &inbox, device: &ends.name, key_version };
-        let answer = envelope::seal(route, stamp, key(version), &public(&ends.key), &"welcome").unwrap();
+        let answer =
+            envelope::seal(route, stamp, &agreed(key(version), &public(&ends.key)), &"welcome").unwrap();
         ends.device.open_hello_reply::<String>(&inbox, &answer)
     };
     assert_eq!(refusal(answer(1)), Some("Session"));

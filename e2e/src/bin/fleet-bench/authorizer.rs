@@ -12,6 +12,7 @@ use callout::decide::Policy;
 use callout::limits::Limits;
 use callout::metrics::Metrics;
 use callout::registry::Registry;
+use callout::servers::Servers;
 use callout::tokens::{Oidc, ReviewError, ServiceAccounts, TokenReviews, Tokens};
 use e2e::bench::process_figures::own_thread;
 use e2e::bench::quantiles::tenths;
@@ -136,7 +137,7 @@ fn authorizer(issuer: &str, xkey: &str, members: Vec<Enrollment>) -> Result<Auth
     }
     Ok(Authorizer {
         issuer: Issuer::new(issuer, "FLEET")?,
-        curve: XKey::from_seed(xkey)?,
+        servers: Servers::new(XKey::from_seed(xkey)?),
         registry,
         tokens: Tokens::new(Oidc::default(), ServiceAccounts::new(Nobody)),
         policy: Policy {
