@@ -22,6 +22,10 @@ mod fleet;
 mod incarnation;
 mod stream;
 
+#[cfg(test)]
+#[path = "devices/tests/bench.rs"]
+mod bench;
+
 pub use courier::{Courier, Publisher};
 pub use directory::{Context, Settings, run};
 pub use down::{Devices, DownError};

@@ -1,6 +1,6 @@
 //! Which device has which actor.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use fleet_daemon::shutdown::Shutdown;
 use fleet_wire::name::{DeviceName, OwnerEpoch};
@@ -76,7 +76,13 @@ pub async fn run(
     mut nodes: mpsc::UnboundedReceiver<NodeChange>,
     shutdown: Shutdown,
 ) -> Result<(), Deaf> {
-    let mut directory = Directory { context, devices, actors: JoinSet::new(), shutdown: shutdown.clone() };
+    let mut directory = Directory {
+        context,
+        devices,
+        actors: JoinSet::new(),
+        last_words: HashMap::new(),
+        shutdown: shutdown.clone(),
+    };
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
@@ -99,6 +105,9 @@ struct Directory {
     context: Arc<Context>,
     devices: Devices,
     actors: JoinSet<Result<(), Deaf>>,
+    /// A place in each actor's queue, kept free: why it ends must reach it however busy it is, since a device whose
+    /// Node was deleted is told so.
+    last_words: HashMap<DeviceName, mpsc::OwnedPermit<Box<Input>>>,
     shutdown: Shutdown,
 }
 
@@ -130,7 +139,10 @@ impl Directory {
 
     fn begin(&mut self, node: Arc<DeviceNode>, port: u16) {
         let device = node.device.clone();
-        let (inbox, inputs) = mpsc::channel(QUEUE);
+        let (inbox, inputs) = mpsc::channel(QUEUE + 1);
+        if let Ok(place) = inbox.clone().try_reserve_owned() {
+            self.last_words.insert(device.clone(), place);
+        }
         let handle = Handle {
             inbox,
             node: watch::channel((node, port)).0,
@@ -143,13 +155,16 @@ impl Directory {
         self.actors.spawn(Box::pin(actor.run(self.shutdown.clone())).instrument(span));
     }
 
-    /// The actor ends when the last handle to its inbox is gone, or at once if nobody else has one.
-    fn end(&self, device: &DeviceName, why: Input) {
+    fn end(&mut self, device: &DeviceName, why: Input) {
         if let Some(handle) = self.devices.remove(device) {
             handle.streams.end_all();
-            if handle.inbox.try_send(Box::new(why)).is_err() {
-                tracing::debug!(%device, "the actor's queue is full; it ends with its last handle");
-            }
+        }
+        if let Some(place) = self.last_words.remove(device) {
+            place.send(Box::new(why));
         }
     }
 }
+
+#[cfg(test)]
+#[path = "tests/directory.rs"]
+mod tests;
