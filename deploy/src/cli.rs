@@ -70,6 +70,7 @@ enum Verb {
     /// Prints a completion script for a shell.
     #[command(after_help = "Examples:\n  source <(fleet completion bash)\n  fleet completion zsh > \
                             ~/.zfunc/_fleet\n  fleet completion fish > ~/.config/fish/completions/fleet.fish")]
+    #[command(alias = "completions")]
     Completion {
         /// The shell.
         shell: Shell,

@@ -69,6 +69,7 @@ enum Command {
     /// Show the pods on this device; works without network
     Pods(Local),
     /// Write a completion script for a shell to stdout
+    #[command(alias = "completions")]
     Completion {
         /// The shell
         shell: clap_complete::Shell,

@@ -40,7 +40,7 @@ use listener::Listening;
 use logs::Windows;
 pub use metrics::Metrics;
 use tls::Reloading;
-pub use tls::{TlsError, TlsFiles};
+pub use tls::{Certificate, Tls, TlsError};
 
 /// Why the API cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +61,7 @@ pub struct KubeletApi {
     /// The address to listen on.
     pub address: IpAddr,
     /// Key material.
-    pub tls: TlsFiles,
+    pub tls: Tls,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -75,7 +75,7 @@ impl KubeletApi {
         client: kube::Client,
         ports: watch::Receiver<NodePorts>,
         address: IpAddr,
-        tls: TlsFiles,
+        tls: Tls,
         metrics: Metrics,
     ) -> Self {
         Self {
@@ -105,7 +105,7 @@ pub struct Shared {
 /// Only at the start, when the certificate files are not usable.
 pub async fn serve(api: KubeletApi, shutdown: Shutdown) -> Result<(), KubeletApiError> {
     let shutdown = shutdown.token();
-    let tls = Reloading::load(api.tls).await.map_err(KubeletApiError::Tls)?;
+    let tls = Reloading::load(api.tls, api.metrics.clone()).await.map_err(KubeletApiError::Tls)?;
     let shared = Arc::new(Shared {
         fleet: api.fleet,
         auth: Auth::new(api.reviewer),

@@ -37,5 +37,6 @@ pub mod pods;
 pub mod references;
 pub mod run;
 pub mod services;
+pub mod serving_certificate;
 pub mod settings;
 pub mod status;

@@ -29,7 +29,8 @@ enum Verb {
         flags: Box<Flags>,
     },
     /// Prints a completion script for a shell.
-    Completions {
+    #[command(alias = "completions")]
+    Completion {
         /// The shell.
         shell: clap_complete::Shell,
     },
@@ -38,7 +39,7 @@ enum Verb {
 fn main() -> ExitCode {
     let (config, flags) = match Command::parse().verb {
         Verb::Run { config, flags } => (config, *flags),
-        Verb::Completions { shell } => {
+        Verb::Completion { shell } => {
             clap_complete::generate(shell, &mut Command::command(), "vk-nats", &mut std::io::stdout());
             return ExitCode::SUCCESS;
         }

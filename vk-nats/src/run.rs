@@ -24,14 +24,15 @@ use crate::{
     bundle::{Assembly, DesiredSets, Inputs},
     devices::{self, Context, Courier, Devices, Fleet},
     identity::{Gate, NodeClient},
-    kubelet_api::{self, KubeletApi, TlsFiles},
+    kubelet_api::{self, Certificate, KubeletApi, Tls},
     metrics::Metrics,
     nodes::{self, NodeChange, Nodes, PortTable},
     ownership::Ownership,
     pods::{self, Pods},
     references::Follower,
     services,
-    settings::Settings,
+    serving_certificate::{self, Wanted},
+    settings::{ServingCertificate, Settings},
 };
 
 /// Requests a second that this process makes for pods and events in the long run. The API server's own
@@ -96,6 +97,19 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
         until(shutdown.clone(), count_drops(Arc::clone(&nats.dropped), Arc::clone(&metrics))),
     );
 
+    // Before anything is owned: who waits for its turn has its certificate when it comes.
+    let certificate = match settings.serving_certificate.clone() {
+        ServingCertificate::Files { certificate, key } => Certificate::Files { certificate, key },
+        ServingCertificate::Cluster { lifetime } => {
+            let (served, signed) = watch::channel(None);
+            let wanted =
+                Wanted { identity: settings.identity.clone(), address: settings.node_address, lifetime };
+            let check = health.check("serving-certificate");
+            let keep = serving_certificate::keep(client.clone(), wanted, served, check, api_metrics.clone());
+            tasks.spawn("serving-certificate", until(shutdown.clone(), Box::pin(keep)));
+            Certificate::Cluster(signed)
+        }
+    };
     let ownership = tokio::select! {
         ownership = Ownership::acquire(client.clone(), &settings.namespace, &settings.identity) => ownership,
         () = shutdown.cancelled() => return Ok(()),
@@ -192,11 +206,7 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
         client,
         node_store.node_ports(),
         settings.listen_address,
-        TlsFiles {
-            certificate: settings.serving_cert_file,
-            key: settings.serving_key_file,
-            client_ca: settings.client_ca_file,
-        },
+        Tls { certificate, client_ca: settings.client_ca_file },
         api_metrics,
     );
     tasks.spawn("kubelet-api", Box::pin(kubelet_api::serve(api, shutdown)));

@@ -76,14 +76,18 @@ pub struct Flags {
     #[arg(long, env = "VK_NATS_LISTEN_ADDRESS", value_name = "IP")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen_address: Option<String>,
-    /// Serving certificate of the kubelet API (PEM chain).
+    /// Serving certificate of the kubelet API (PEM chain) [default: the cluster signs one].
     #[arg(long, env = "VK_NATS_SERVING_CERT_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serving_cert_file: Option<PathBuf>,
-    /// Key of the serving certificate (PEM).
+    /// Key of the serving certificate (PEM), together with serving-cert-file.
     #[arg(long, env = "VK_NATS_SERVING_KEY_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serving_key_file: Option<PathBuf>,
+    /// Seconds that a certificate of the cluster is to live; it is renewed at 70 to 90 % [default: 604800].
+    #[arg(long, env = "VK_NATS_SERVING_CERT_LIFETIME", value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serving_cert_lifetime: Option<Seconds>,
     /// CA of the API server's kubelet client certificate (PEM); without it only bearer tokens are believed.
     #[arg(long, env = "VK_NATS_CLIENT_CA_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,6 +118,23 @@ pub struct Flags {
     pub shutdown_grace: Option<Seconds>,
 }
 
+/// Where the serving certificate comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServingCertificate {
+    /// From files that somebody else keeps.
+    Files {
+        /// Chain, PEM.
+        certificate: PathBuf,
+        /// Key, PEM.
+        key: PathBuf,
+    },
+    /// From the cluster's signer `kubernetes.io/kubelet-serving`.
+    Cluster {
+        /// For how long each is asked.
+        lifetime: Duration,
+    },
+}
+
 /// Settings that were checked.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -139,10 +160,8 @@ pub struct Settings {
     pub node_port_range: PortRange,
     /// Where the kubelet API listens.
     pub listen_address: IpAddr,
-    /// Serving certificate.
-    pub serving_cert_file: PathBuf,
-    /// Its key.
-    pub serving_key_file: PathBuf,
+    /// Serving certificate of the kubelet API.
+    pub serving_certificate: ServingCertificate,
     /// CA of clients; `None`: only tokens are believed.
     pub client_ca_file: Option<PathBuf>,
     /// Where health is served.
@@ -195,7 +214,8 @@ impl Flags {
         if !(Seconds(1)..=Seconds(300)).contains(&heartbeat_interval) {
             return Err(invalid("heartbeat-interval", heartbeat_interval, "1 to 300 seconds"));
         }
-        let pem = "a PEM file";
+        let serving_certificate =
+            serving_certificate(self.serving_cert_file, self.serving_key_file, self.serving_cert_lifetime)?;
         Ok(Settings {
             kubeconfig: self.kubeconfig,
             namespace: self.namespace.unwrap_or_else(|| "harmony-fleet".to_owned()),
@@ -212,8 +232,7 @@ impl Flags {
             node_address,
             node_port_range: parse("node-port-range", &range, "two ports joined by '-', e.g. 10300-20299")?,
             listen_address: parse("listen-address", &listen, ip)?,
-            serving_cert_file: required("serving-cert-file", self.serving_cert_file, pem)?,
-            serving_key_file: required("serving-key-file", self.serving_key_file, pem)?,
+            serving_certificate,
             client_ca_file: self.client_ca_file,
             health_listen: self
                 .health_listen
@@ -223,6 +242,25 @@ impl Flags {
             heartbeat_interval: heartbeat_interval.into(),
             shutdown_grace: self.shutdown_grace.unwrap_or(Seconds(10)).into(),
         })
+    }
+}
+
+fn serving_certificate(
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    lifetime: Option<Seconds>,
+) -> Result<ServingCertificate, SettingsError> {
+    let lifetime = lifetime.unwrap_or(Seconds(7 * 24 * 3600));
+    // The API server takes no less.
+    if !(Seconds(600)..=Seconds(10 * 365 * 24 * 3600)).contains(&lifetime) {
+        return Err(invalid("serving-cert-lifetime", lifetime, "600 seconds to 10 years"));
+    }
+    match (certificate, key) {
+        (None, None) => Ok(ServingCertificate::Cluster { lifetime: lifetime.into() }),
+        (certificate, key) => Ok(ServingCertificate::Files {
+            certificate: required("serving-cert-file", certificate, "a PEM file, since there is a key file")?,
+            key: required("serving-key-file", key, "a PEM file, since there is a certificate file")?,
+        }),
     }
 }
 

@@ -44,21 +44,25 @@ pub enum KeyError {
 
 /// The fleet's curve keys by version: public at a device, secret at the cluster side.
 #[derive(Clone)]
-pub struct FleetKeys(Arc<BTreeMap<KeyVersion, XKey>>);
+pub struct FleetKeys(Arc<Versions>);
+
+/// At least one key, by its type.
+struct Versions {
+    newest: (KeyVersion, XKey),
+    older: BTreeMap<KeyVersion, XKey>,
+}
 
 impl std::fmt::Debug for FleetKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("FleetKeys").field(&self.0.keys().collect::<Vec<_>>()).finish()
+        f.debug_tuple("FleetKeys").field(&self.all().map(|(version, _)| version).collect::<Vec<_>>()).finish()
     }
 }
 
 impl FleetKeys {
     /// From keys by version; at least one.
-    pub fn new(keys: BTreeMap<KeyVersion, XKey>) -> Result<Self, KeyError> {
-        if keys.is_empty() {
-            return Err(KeyError::Empty);
-        }
-        Ok(Self(Arc::new(keys)))
+    pub fn new(mut keys: BTreeMap<KeyVersion, XKey>) -> Result<Self, KeyError> {
+        let newest = keys.pop_last().ok_or(KeyError::Empty)?;
+        Ok(Self(Arc::new(Versions { newest, older: keys })))
     }
 
     /// Secret keys from their seeds (`SX…`).
@@ -78,16 +82,22 @@ impl FleetKeys {
 
     /// The key to seal new sessions with.
     pub fn newest(&self) -> (KeyVersion, &XKey) {
-        // Not empty by construction.
-        match self.0.last_key_value() {
-            Some((version, key)) => (*version, key),
-            None => unreachable!("FleetKeys::new refuses an empty map"),
-        }
+        let (version, key) = &self.0.newest;
+        (*version, key)
+    }
+
+    /// All of them, oldest first.
+    fn all(&self) -> impl Iterator<Item = (KeyVersion, &XKey)> {
+        self.0.older.iter().map(|(version, key)| (*version, key)).chain([self.newest()])
     }
 
     /// The key of a version.
     pub fn get(&self, version: KeyVersion) -> Result<&XKey, EnvelopeError> {
-        self.0.get(&version).ok_or(EnvelopeError::KeyVersion(version))
+        let (newest, key) = self.newest();
+        if version == newest {
+            return Ok(key);
+        }
+        self.0.older.get(&version).ok_or(EnvelopeError::KeyVersion(version))
     }
 
     /// The versions there are, oldest first.
@@ -97,7 +107,7 @@ impl FleetKeys {
 
     /// The public halves, for a statement.
     pub fn public(&self) -> BTreeMap<KeyVersion, String> {
-        self.0.iter().map(|(version, key)| (*version, key.public_key())).collect()
+        self.all().map(|(version, key)| (version, key.public_key())).collect()
     }
 }
 

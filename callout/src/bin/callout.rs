@@ -39,6 +39,7 @@ enum Verb {
     /// Prints the version.
     Version,
     /// Prints a completion script for a shell.
+    #[command(alias = "completions")]
     Completion {
         /// The shell.
         shell: clap_complete::Shell,

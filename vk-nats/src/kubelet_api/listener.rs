@@ -69,7 +69,7 @@ pub struct Served {
 /// What all listeners share.
 pub struct Listening {
     router: Router,
-    tls: watch::Receiver<Arc<ServerConfig>>,
+    tls: watch::Receiver<Option<Arc<ServerConfig>>>,
     address: IpAddr,
     metrics: Metrics,
     connections: Arc<Semaphore>,
@@ -80,7 +80,7 @@ impl Listening {
     /// Serves `router` on ports of `address`.
     pub fn new(
         router: Router,
-        tls: watch::Receiver<Arc<ServerConfig>>,
+        tls: watch::Receiver<Option<Arc<ServerConfig>>>,
         address: IpAddr,
         metrics: Metrics,
     ) -> Self {
@@ -189,12 +189,24 @@ impl Listening {
         self.tasks.spawn(connection.instrument(tracing::debug_span!("connection", %peer)));
     }
 
+    /// The present configuration. Right after the start the cluster may not have signed the certificate yet:
+    /// whoever comes then waits for it.
+    async fn certified(&self) -> Option<Arc<ServerConfig>> {
+        let mut tls = self.tls.clone();
+        tls.wait_for(Option::is_some).await.ok().and_then(|config| config.clone())
+    }
+
     async fn connection(&self, stream: TcpStream, device: DeviceName, stop: CancellationToken) {
         if let Err(error) = keep_alive(&stream) {
             tracing::debug!(%error, "cannot set up the socket");
         }
-        let acceptor = TlsAcceptor::from(self.tls.borrow().clone());
-        let stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        let accepted = async {
+            let Some(config) = self.certified().await else {
+                return Err(std::io::Error::other("there is no serving certificate"));
+            };
+            TlsAcceptor::from(config).accept(stream).await
+        };
+        let stream = match timeout(HANDSHAKE, accepted).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
             Err(_) => return tracing::debug!("no TLS handshake within {HANDSHAKE:?}"),

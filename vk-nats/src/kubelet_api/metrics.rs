@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicI64;
 
+use jiff::Timestamp;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -15,6 +16,12 @@ struct Request {
     code: u16,
 }
 
+/// Label of a certificate request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CertificateRequest {
+    outcome: &'static str,
+}
+
 /// Counters of the kubelet API. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
@@ -22,6 +29,8 @@ pub struct Metrics {
     connections: Gauge<i64, AtomicI64>,
     streams: Gauge<i64, AtomicI64>,
     refused: Counter,
+    expires: Gauge<i64, AtomicI64>,
+    certificate_requests: Family<CertificateRequest, Counter>,
 }
 
 impl Metrics {
@@ -37,11 +46,29 @@ impl Metrics {
             "Connections closed at once, because a limit was reached",
             metrics.refused.clone(),
         );
+        api.register(
+            "serving_certificate_expiration_timestamp_seconds",
+            "When the serving certificate ends, in seconds since 1970; 0 while there is none",
+            metrics.expires.clone(),
+        );
+        api.register(
+            "serving_certificate_requests",
+            "Requests for a certificate of the cluster, by what became of them",
+            metrics.certificate_requests.clone(),
+        );
         metrics
     }
 
     pub(super) fn request(&self, route: &'static str, code: u16) {
         self.requests.get_or_create(&Request { route, code }).inc();
+    }
+
+    pub(super) fn certificate_expires(&self, at: Timestamp) {
+        self.expires.set(at.as_second());
+    }
+
+    pub(crate) fn certificate_request(&self, outcome: &'static str) {
+        self.certificate_requests.get_or_create(&CertificateRequest { outcome }).inc();
     }
 
     pub(super) fn connection(&self) -> Counted {

@@ -1,7 +1,9 @@
 //! The serving certificate, and whose client certificates are believed.
 //!
-//! Files are looked at again ten seconds: a renewed certificate serves the next connection, without a
-//! restart. A renewal that cannot be read is logged, and the last good one goes on serving.
+//! The certificate is a pair of files, or comes from the cluster ([`crate::serving_certificate`]). Files are
+//! looked at each ten seconds. A renewed certificate serves the next connection, without a restart; those that
+//! are open go on with the one that they began with. A renewal that cannot be read is logged, and the last
+//! good one goes on serving.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
@@ -20,17 +23,33 @@ use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval},
 };
+use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
+
+use super::metrics::Metrics;
+use crate::serving_certificate::Pair;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// Where the certificate comes from.
+#[derive(Debug, Clone)]
+pub enum Certificate {
+    /// From files.
+    Files {
+        /// The certificate with its chain, PEM.
+        certificate: PathBuf,
+        /// Its key, PEM.
+        key: PathBuf,
+    },
+    /// From the cluster, once it has signed one.
+    Cluster(watch::Receiver<Option<Arc<Pair>>>),
+}
+
 /// Where key material lies.
 #[derive(Debug, Clone)]
-pub struct TlsFiles {
-    /// Serving certificate with its chain, PEM.
-    pub certificate: PathBuf,
-    /// Its key, PEM.
-    pub key: PathBuf,
+pub struct Tls {
+    /// What this end shows.
+    pub certificate: Certificate,
     /// Authorities whose client certificates name users, PEM. Without it only tokens do.
     pub client_ca: Option<PathBuf>,
 }
@@ -57,9 +76,9 @@ pub enum TlsError {
     /// Key and certificate do not fit, or are of a kind that cannot be used.
     #[error("certificate {} and key {} cannot serve: {cause}", .certificate.display(), .key.display())]
     Pair {
-        /// The certificate's file.
+        /// The certificate's place.
         certificate: PathBuf,
-        /// The key's file.
+        /// The key's place.
         key: PathBuf,
         /// Why.
         cause: rustls::Error,
@@ -77,41 +96,63 @@ pub enum TlsError {
     Setup(rustls::Error),
 }
 
-/// Contents of the files.
+/// Contents of the files, and where they come from.
 struct Material {
-    certificate: Vec<u8>,
-    key: Vec<u8>,
-    client_ca: Option<Vec<u8>>,
+    pair: Pair,
+    places: Places,
+    client_ca: Option<(PathBuf, Vec<u8>)>,
+}
+
+/// What errors call the parts of a pair.
+#[derive(Debug, Clone)]
+struct Places {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Places {
+    fn cluster() -> Self {
+        Self { certificate: "from the cluster".into(), key: "in memory".into() }
+    }
 }
 
 impl Material {
-    async fn read(files: &TlsFiles) -> Result<Self, TlsError> {
-        Ok(Self {
-            certificate: read(&files.certificate).await?,
-            key: read(&files.key).await?,
-            client_ca: match &files.client_ca {
-                Some(path) => Some(read(path).await?),
-                None => None,
+    /// `None`: the cluster has not signed a certificate yet.
+    async fn read(tls: &Tls) -> Result<Option<Self>, TlsError> {
+        let (pair, places) = match &tls.certificate {
+            Certificate::Files { certificate, key } => (
+                Pair { certificate: read(certificate).await?, key: read(key).await? },
+                Places { certificate: certificate.clone(), key: key.clone() },
+            ),
+            Certificate::Cluster(signed) => match signed.borrow().clone() {
+                Some(pair) => (Pair::clone(&pair), Places::cluster()),
+                None => return Ok(None),
             },
-        })
+        };
+        let client_ca = match &tls.client_ca {
+            Some(path) => Some((path.clone(), read(path).await?)),
+            None => None,
+        };
+        Ok(Some(Self { pair, places, client_ca }))
     }
 
     fn fingerprint(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
-        for part in [&self.certificate, &self.key, self.client_ca.as_deref().unwrap_or_default()] {
+        let authorities = self.client_ca.as_ref().map(|(_, pem)| pem.as_slice()).unwrap_or_default();
+        for part in [&self.pair.certificate, &self.pair.key, authorities] {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
         hash.finalize().into()
     }
 
-    fn config(&self, files: &TlsFiles) -> Result<ServerConfig, TlsError> {
+    fn config(&self) -> Result<ServerConfig, TlsError> {
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Setup)?;
-        let builder = match (&files.client_ca, &self.client_ca) {
-            (Some(path), Some(pem)) => {
+        let builder = match &self.client_ca {
+            Some((path, pem)) => {
                 let refused = |reason: String| TlsError::ClientCa { path: path.clone(), reason };
                 let mut roots = RootCertStore::empty();
                 for authority in certificates(path, pem)? {
@@ -123,20 +164,36 @@ impl Material {
                     .map_err(|error| refused(error.to_string()))?;
                 builder.with_client_cert_verifier(verifier)
             }
-            _ => builder.with_no_client_auth(),
+            None => builder.with_no_client_auth(),
         };
-        let key = PrivateKeyDer::from_pem_slice(&self.key)
-            .map_err(|_| TlsError::Content { path: files.key.clone(), expected: "private key in PEM" })?;
+        let Places { certificate, key } = &self.places;
+        let secret = PrivateKeyDer::from_pem_slice(&self.pair.key)
+            .map_err(|_| TlsError::Content { path: key.clone(), expected: "private key in PEM" })?;
         let mut config = builder
-            .with_single_cert(certificates(&files.certificate, &self.certificate)?, key)
-            .map_err(|cause| TlsError::Pair {
-                certificate: files.certificate.clone(),
-                key: files.key.clone(),
-                cause,
-            })?;
+            .with_single_cert(certificates(certificate, &self.pair.certificate)?, secret)
+            .map_err(|cause| TlsError::Pair { certificate: certificate.clone(), key: key.clone(), cause })?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
+
+    fn not_after(&self) -> Result<Timestamp, TlsError> {
+        let path = &self.places.certificate;
+        let unreadable = || TlsError::Content { path: path.clone(), expected: "X.509 certificate" };
+        let chain = certificates(path, &self.pair.certificate)?;
+        let leaf = chain.first().ok_or_else(unreadable)?;
+        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| unreadable())?;
+        Timestamp::from_second(leaf.validity().not_after.timestamp()).map_err(|_| unreadable())
+    }
+}
+
+/// Whether a pair from the cluster can serve, and until when.
+///
+/// # Errors
+/// [`TlsError`], which says what is wrong with it.
+pub fn check_pair(pair: &Pair) -> Result<Timestamp, TlsError> {
+    let material = Material { pair: pair.clone(), places: Places::cluster(), client_ca: None };
+    material.config()?;
+    material.not_after()
 }
 
 async fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
@@ -149,35 +206,43 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     if found.is_empty() { Err(wrong()) } else { Ok(found) }
 }
 
-/// The present configuration, kept up to date by [`Reloading::run`].
+/// The present configuration, kept up to date by [`Reloading::run`]. `None`: there is no certificate yet.
 pub struct Reloading {
-    files: TlsFiles,
-    seen: [u8; 32],
-    current: watch::Sender<Arc<ServerConfig>>,
+    tls: Tls,
+    seen: Option<[u8; 32]>,
+    current: watch::Sender<Option<Arc<ServerConfig>>>,
+    metrics: Metrics,
 }
 
 impl Reloading {
-    /// Reads the files for the first time.
+    /// Reads everything for the first time.
     ///
     /// # Errors
     /// See [`TlsError`].
-    pub async fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let material = Material::read(&files).await?;
-        let config = material.config(&files)?;
-        Ok(Self { seen: material.fingerprint(), files, current: watch::Sender::new(Arc::new(config)) })
+    pub async fn load(tls: Tls, metrics: Metrics) -> Result<Self, TlsError> {
+        let mut reloading = Self { tls, seen: None, current: watch::Sender::new(None), metrics };
+        reloading.look().await?;
+        Ok(reloading)
     }
 
     /// Where the present configuration stands.
-    pub fn watch(&self) -> watch::Receiver<Arc<ServerConfig>> {
+    pub fn watch(&self) -> watch::Receiver<Option<Arc<ServerConfig>>> {
         self.current.subscribe()
     }
 
-    /// Looks at the files for ever.
+    /// Follows files and cluster for ever.
     pub async fn run(mut self) {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut signed = match &self.tls.certificate {
+            Certificate::Cluster(signed) => Some(signed.clone()),
+            Certificate::Files { .. } => None,
+        };
         loop {
-            looks.tick().await;
+            tokio::select! {
+                _ = looks.tick() => {}
+                () = renewed(&mut signed) => {}
+            }
             if let Err(error) = self.look().await {
                 tracing::warn!(%error, "the renewed serving certificate cannot be used; the old one goes on");
             }
@@ -185,15 +250,28 @@ impl Reloading {
     }
 
     async fn look(&mut self) -> Result<(), TlsError> {
-        let material = Material::read(&self.files).await?;
-        let fingerprint = material.fingerprint();
+        let Some(material) = Material::read(&self.tls).await? else { return Ok(()) };
+        let fingerprint = Some(material.fingerprint());
         if fingerprint != self.seen {
             // Between the renewal of the certificate and of the key the pair does not fit: next time it will.
-            self.current.send_replace(Arc::new(material.config(&self.files)?));
+            let (config, not_after) = (material.config()?, material.not_after()?);
+            self.current.send_replace(Some(Arc::new(config)));
             self.seen = fingerprint;
-            tracing::info!("serving certificate reloaded");
+            self.metrics.certificate_expires(not_after);
+            tracing::info!(expires = %not_after, "this serving certificate is shown from now on");
         }
         Ok(())
+    }
+}
+
+/// Waits for the cluster's next certificate; for ever where there is none to come.
+async fn renewed(signed: &mut Option<watch::Receiver<Option<Arc<Pair>>>>) {
+    let gone = match signed {
+        Some(signed) => signed.changed().await.is_err(),
+        None => true,
+    };
+    if gone {
+        std::future::pending().await
     }
 }
 

@@ -24,8 +24,6 @@ impl Files {
             nats_seed_file: path("user.nk"),
             fleet_key_files: Some(vec![self.0.path().join("1.nk")]),
             node_address: Some("10.0.0.5".to_owned()),
-            serving_cert_file: path("tls.crt"),
-            serving_key_file: path("tls.key"),
             ..Flags::default()
         }
     }
@@ -58,6 +56,25 @@ fn a_wrong_setting_is_named_with_its_value_and_what_was_expected() {
     assert!(missing.contains("nats-url"), "{missing}");
     let lease = refusal(Flags { node_lease_duration: Some(Seconds(5)), ..files.flags() });
     assert!(lease.contains("node-lease-duration"), "{lease}");
+}
+
+#[test]
+fn a_certificate_comes_from_two_files_or_from_the_cluster() {
+    let files = Files::new();
+    let of = |certificate: Option<&str>, key: Option<&str>, lifetime| Flags {
+        serving_cert_file: certificate.map(PathBuf::from),
+        serving_key_file: key.map(PathBuf::from),
+        serving_cert_lifetime: lifetime,
+        ..files.flags()
+    };
+    let week = ServingCertificate::Cluster { lifetime: Duration::from_secs(604_800) };
+    assert_eq!(of(None, None, None).check().unwrap().serving_certificate, week);
+    let both = of(Some("tls.crt"), Some("tls.key"), None).check().unwrap().serving_certificate;
+    assert!(matches!(both, ServingCertificate::Files { .. }));
+    let half = refusal(of(Some("tls.crt"), None, None));
+    assert!(half.contains("serving-key-file"), "{half}");
+    let short = refusal(of(None, None, Some(Seconds(60))));
+    assert!(short.contains("serving-cert-lifetime") && short.contains("600"), "{short}");
 }
 
 #[test]

@@ -36,7 +36,7 @@ use tokio::{
 use vk_nats::{
     devices::DownError,
     kubelet_api::{
-        self, KubeletApi, KubeletApiError, Metrics, TlsFiles,
+        self, Certificate, KubeletApi, KubeletApiError, Metrics, Tls,
         auth::{Access, ReviewError, Reviewer, User},
         edge::{Fleet, FrameStream},
     },
@@ -288,9 +288,11 @@ impl Case {
             path
         };
         let (certificate, key) = pki.server();
-        let tls = TlsFiles {
-            certificate: write("tls.crt", &certificate),
-            key: write("tls.key", &key),
+        let tls = Tls {
+            certificate: Certificate::Files {
+                certificate: write("tls.crt", &certificate),
+                key: write("tls.key", &key),
+            },
             client_ca: Some(write("ca.crt", &pki.authority)),
         };
         let fleet = Arc::new(FakeFleet::new());
