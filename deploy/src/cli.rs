@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{
-    cluster::{Cluster, NAMESPACE, RECORDS_NAMESPACE},
+    cluster::{Cluster, Namespaces},
     device,
     error::FleetError,
     keys, output, person,
@@ -32,19 +32,8 @@ pub struct Command {
     /// Context of the kubeconfig [default: its current one].
     #[arg(long, global = true, value_name = "NAME", help_heading = "Cluster")]
     context: Option<String>,
-    /// Namespace of the fleet: tokens, keys and fleet-info.
-    #[arg(short, long, global = true, env = "FLEET_NAMESPACE", default_value = NAMESPACE, help_heading = "Cluster")]
-    namespace: String,
-    /// Namespace of the devices' records.
-    #[arg(
-        long,
-        global = true,
-        env = "FLEET_RECORDS_NAMESPACE",
-        default_value = RECORDS_NAMESPACE,
-        value_name = "NAMESPACE",
-        help_heading = "Cluster"
-    )]
-    records_namespace: String,
+    #[command(flatten)]
+    namespaces: Namespaces,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -109,8 +98,8 @@ impl Command {
     /// # Errors
     /// [`FleetError`], with an exit code and a next step.
     pub async fn run(self) -> Result<(), FleetError> {
-        let Self { kubeconfig, context, namespace, records_namespace, verb } = self;
-        let cluster = Cluster::connect(kubeconfig, context, &namespace, &records_namespace);
+        let Self { kubeconfig, context, namespaces, verb } = self;
+        let cluster = Cluster::connect(kubeconfig, context, namespaces);
         match verb {
             Verb::Device(verb) => device::run(&cluster.await?, verb).await,
             Verb::Keys(verb) => keys::verbs::run(&cluster.await?, verb).await,

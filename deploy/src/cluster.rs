@@ -24,26 +24,53 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error::FleetError;
 
-/// Where the tokens, keys and `fleet-info` are by default.
+/// Where the keys and `fleet-info` are by default.
 pub const NAMESPACE: &str = "harmony-fleet";
-/// Where the devices' records are by default.
-pub use fleet_wire::enrollment::RECORDS_NAMESPACE;
+/// Where the devices' records, and the tokens, are by default.
+pub use fleet_wire::enrollment::{RECORDS_NAMESPACE, TOKENS_NAMESPACE};
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// Objects asked for at once: what an API server answers without strain.
 const PAGE: u32 = 500;
+
+/// The fleet's namespaces.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Namespaces {
+    /// Namespace of the fleet: keys and fleet-info.
+    #[arg(short, long, global = true, env = "FLEET_NAMESPACE", default_value = NAMESPACE, help_heading = "Cluster")]
+    pub namespace: String,
+    /// Namespace of the devices' records.
+    #[arg(
+        long,
+        global = true,
+        env = "FLEET_RECORDS_NAMESPACE",
+        default_value = RECORDS_NAMESPACE,
+        value_name = "NAMESPACE",
+        help_heading = "Cluster"
+    )]
+    pub records_namespace: String,
+    /// Namespace of the enrollment tokens.
+    #[arg(
+        long,
+        global = true,
+        env = "FLEET_TOKENS_NAMESPACE",
+        default_value = TOKENS_NAMESPACE,
+        value_name = "NAMESPACE",
+        help_heading = "Cluster"
+    )]
+    pub tokens_namespace: String,
+}
 
 /// A cluster, with the fleet's namespaces in it.
 #[derive(Clone)]
 pub struct Cluster {
     client: Client,
-    namespace: String,
-    records_namespace: String,
+    namespaces: Namespaces,
 }
 
 impl Cluster {
     /// With a client that exists already.
-    pub fn new(client: Client, namespace: impl Into<String>, records_namespace: impl Into<String>) -> Self {
-        Self { client, namespace: namespace.into(), records_namespace: records_namespace.into() }
+    pub fn new(client: Client, namespaces: Namespaces) -> Self {
+        Self { client, namespaces }
     }
 
     /// With the user's kubeconfig, as `kubectl` would.
@@ -53,8 +80,7 @@ impl Cluster {
     pub async fn connect(
         kubeconfig: Option<PathBuf>,
         context: Option<String>,
-        namespace: &str,
-        records_namespace: &str,
+        namespaces: Namespaces,
     ) -> Result<Self, FleetError> {
         let refused = |error: &dyn std::error::Error| FleetError::Kubeconfig(error.to_string());
         let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
@@ -69,17 +95,22 @@ impl Cluster {
             None => Config::infer().await.map_err(|error| refused(&error))?,
         };
         let client = Client::try_from(config).map_err(|error| refused(&error))?;
-        Ok(Self::new(client, namespace, records_namespace))
+        Ok(Self::new(client, namespaces))
     }
 
-    /// Namespace of tokens, keys and `fleet-info`.
+    /// Namespace of keys and `fleet-info`.
     pub fn namespace(&self) -> &str {
-        &self.namespace
+        &self.namespaces.namespace
     }
 
     /// Namespace of records.
     pub fn records_namespace(&self) -> &str {
-        &self.records_namespace
+        &self.namespaces.records_namespace
+    }
+
+    /// Namespace of tokens.
+    pub fn tokens_namespace(&self) -> &str {
+        &self.namespaces.tokens_namespace
     }
 
     /// The Nodes; all that are devices carry [`DEVICE_LABEL`].
@@ -103,17 +134,22 @@ impl Cluster {
 
     /// The devices' records.
     pub fn records(&self) -> Objects<Secret> {
-        self.namespaced("secrets", &self.records_namespace)
+        self.namespaced("secrets", self.records_namespace())
     }
 
-    /// Tokens and keys.
+    /// Enrollment tokens.
+    pub fn tokens(&self) -> Objects<Secret> {
+        self.namespaced("secrets", self.tokens_namespace())
+    }
+
+    /// Keys.
     pub fn secrets(&self) -> Objects<Secret> {
-        self.namespaced("secrets", &self.namespace)
+        self.namespaced("secrets", self.namespace())
     }
 
     /// `fleet-info`.
     pub fn config_maps(&self) -> Objects<ConfigMap> {
-        self.namespaced("configmaps", &self.namespace)
+        self.namespaced("configmaps", self.namespace())
     }
 
     fn namespaced<K>(&self, resource: &'static str, namespace: &str) -> Objects<K>

@@ -35,14 +35,27 @@ fn no_role_of_the_whole_cluster_opens_secrets() {
 }
 
 #[test]
-fn only_keepers_read_secrets_beside_the_fleets_keys() {
+fn nobody_but_keepers_touches_the_fleets_keys_and_operators_only_make_tokens() {
     for (_, name, namespace, rules) in roles() {
-        if namespace != "harmony-fleet" || name == "fleet-keeper" {
-            continue;
-        }
-        for rule in rules.iter().filter(|rule| touches(rule, "secrets")) {
-            assert_eq!(rule.verbs, ["create"], "{name}");
-        }
+        let expected: &[&str] = match (namespace.as_str(), name.as_str()) {
+            (_, "fleet-keeper") => continue,
+            ("harmony-fleet", _) => &[],
+            ("harmony-fleet-tokens", _) => &["create"],
+            _ => continue,
+        };
+        let verbs: Vec<_> =
+            rules.iter().filter(|rule| touches(rule, "secrets")).flat_map(|rule| &rule.verbs).collect();
+        assert_eq!(verbs, expected, "{name} in {namespace}");
+    }
+}
+
+#[test]
+fn a_keeper_reads_no_secret_of_the_fleet_but_its_keys() {
+    let keeper = roles()
+        .into_iter()
+        .find(|(_, name, namespace, _)| name == "fleet-keeper" && namespace == "harmony-fleet");
+    for rule in keeper.unwrap().3.iter().filter(|rule| touches(rule, "secrets")) {
+        assert!(rule.resource_names.is_some() || rule.verbs == ["create"], "{rule:?}");
     }
 }
 

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
-use fleet_wire::enrollment::{EnrollmentIntent, EnrollmentToken, TokenRecord, token_name};
+use fleet_wire::enrollment::{EnrollmentIntent, EnrollmentToken, TOKENS_NAMESPACE, TokenRecord, token_name};
 use fleet_wire::name::DeviceName;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, PostParams};
 
-use crate::accounts::NAMESPACE;
 use crate::fleet::Fleet;
 
 /// A token to be issued.
@@ -62,8 +61,8 @@ impl Issued {
             subject: self.subject.clone(),
             used_by: None,
         };
-        let secrets: Api<Secret> = Api::namespaced(fleet.client().await?, NAMESPACE);
-        secrets.create(&PostParams::default(), &record.secret(NAMESPACE)).await?;
+        let secrets: Api<Secret> = Api::namespaced(fleet.client().await?, TOKENS_NAMESPACE);
+        secrets.create(&PostParams::default(), &record.secret(TOKENS_NAMESPACE)).await?;
         let keys = fleet.keys()?;
         Ok(EnrollmentIntent {
             device: self.device.clone(),
@@ -81,11 +80,11 @@ impl Issued {
 /// # Errors
 /// When the token is not there.
 pub async fn expire(fleet: &Fleet, token: &EnrollmentToken) -> Result<()> {
-    let secrets: Api<Secret> = Api::namespaced(fleet.client().await?, NAMESPACE);
+    let secrets: Api<Secret> = Api::namespaced(fleet.client().await?, TOKENS_NAMESPACE);
     let secret = secrets.get(&token_name(&token.id)).await?;
     let mut record = TokenRecord::parse(&secret)?;
     record.expires = Timestamp::now().checked_sub(SignedDuration::from_secs(1))?;
-    let mut expired = record.secret(NAMESPACE);
+    let mut expired = record.secret(TOKENS_NAMESPACE);
     expired.metadata.resource_version = secret.metadata.resource_version;
     secrets.replace(&token_name(&token.id), &PostParams::default(), &expired).await?;
     Ok(())

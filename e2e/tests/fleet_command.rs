@@ -118,15 +118,16 @@ async fn an_operator_invites_a_device_and_reads_no_key(fleet: &Fleet) -> Result<
     let intent: EnrollmentIntent = serde_json::from_slice(&tokio::fs::read(&file).await?)?;
     let secret = fleet
         .kubectl
-        .json(&format!("get secret {} --namespace harmony-fleet", token_name(&intent.token.id)))
+        .json(&format!("get secret {} --namespace harmony-fleet-tokens", token_name(&intent.token.id)))
         .await?;
     let token = TokenRecord::parse(&serde_json::from_value::<Secret>(secret)?)?;
     ensure!(token.token.accepts("x", &intent.token.mac("x")), "the cluster has another token");
     ensure!(token.labels == BTreeMap::from([("site".into(), "hall-3".into())]), "{:?}", token.labels);
 
     let operator = fleet.kubectl.with_kubeconfig(kubeconfig_of(fleet, "operators").await?);
-    for what in ["fleet-curve-keys", &token_name(&intent.token.id)] {
-        let read = operator.ask(&format!("get secret {what} --namespace harmony-fleet")).await?;
+    let token = token_name(&intent.token.id);
+    for (what, namespace) in [("fleet-curve-keys", "harmony-fleet"), (&token, "harmony-fleet-tokens")] {
+        let read = operator.ask(&format!("get secret {what} --namespace {namespace}")).await?;
         ensure!(!read.ok(), "an operator read {what}");
     }
     ensure!(as_member(fleet, "viewers", &["device", "show", "pi-1"]).await? == 3, "a viewer saw a token");

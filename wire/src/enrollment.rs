@@ -35,5 +35,5 @@ pub use self::{
         EnrollReply, EnrollRequest, EnrollStatement, MAX_ENROLL_MESSAGE, Outcome, Proof, SealError,
         open_reply, open_request, seal_reply, seal_request,
     },
-    token::{EnrollmentToken, TOKEN_TYPE, TokenError, TokenId, TokenRecord, token_name},
+    token::{EnrollmentToken, TOKEN_TYPE, TOKENS_NAMESPACE, TokenError, TokenId, TokenRecord, token_name},
 };

@@ -110,7 +110,7 @@ impl Registrar {
     /// For the records of one namespace and the tokens of another.
     pub fn new(
         client: kube::Client,
-        (namespace, records_namespace): (&str, &str),
+        (tokens_namespace, records_namespace): (&str, &str),
         retention: Duration,
         view: View,
         (kicks, teller): (mpsc::UnboundedSender<Kick>, Teller),
@@ -118,7 +118,7 @@ impl Registrar {
     ) -> Self {
         Self {
             records: Api::namespaced(client.clone(), records_namespace),
-            tokens: Api::namespaced(client.clone(), namespace),
+            tokens: Api::namespaced(client.clone(), tokens_namespace),
             nodes: Api::all(client),
             records_namespace: records_namespace.to_owned(),
             retention,

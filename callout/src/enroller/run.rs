@@ -98,7 +98,7 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
     let (kicks, kicked) = mpsc::unbounded_channel();
     let (teller, scribe) = teller();
     tasks.spawn("events", until(shutdown.clone(), scribe.run(client.clone())));
-    let namespaces = (settings.namespace.as_str(), settings.records_namespace.as_str());
+    let namespaces = (settings.tokens_namespace.as_str(), settings.records_namespace.as_str());
     let registrar = Registrar::new(
         client.clone(),
         namespaces,

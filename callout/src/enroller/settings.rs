@@ -13,7 +13,11 @@ use fleet_daemon::{
     settings::{Seconds, SettingsError, invalid, parse, required},
     telemetry::LogFormat,
 };
-use fleet_wire::{enrollment::RECORDS_NAMESPACE, keys::FleetKeys, name::KeyVersion};
+use fleet_wire::{
+    enrollment::{RECORDS_NAMESPACE, TOKENS_NAMESPACE},
+    keys::FleetKeys,
+    name::KeyVersion,
+};
 use serde::{Deserialize, Serialize};
 
 /// Settings as they are given. Every key may stand in the settings file (TOML), in the environment as
@@ -25,7 +29,7 @@ pub struct Flags {
     #[arg(long, env = "ENROLLER_KUBECONFIG", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubeconfig: Option<PathBuf>,
-    /// The fleet's own namespace, where enrollment tokens are [default: harmony-fleet].
+    /// The fleet's own namespace, where the pods of vk-nats are [default: harmony-fleet].
     #[arg(long, env = "ENROLLER_NAMESPACE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
@@ -33,6 +37,10 @@ pub struct Flags {
     #[arg(long, env = "ENROLLER_RECORDS_NAMESPACE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub records_namespace: Option<String>,
+    /// Namespace of the enrollment tokens [default: harmony-fleet-tokens].
+    #[arg(long, env = "ENROLLER_TOKENS_NAMESPACE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_namespace: Option<String>,
     /// NATS server, e.g. tls://nats.example:4222; several are separated by commas.
     #[arg(long, env = "ENROLLER_NATS_URL", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,6 +108,8 @@ pub struct Settings {
     pub namespace: String,
     /// That of the records.
     pub records_namespace: String,
+    /// That of the tokens.
+    pub tokens_namespace: String,
     /// NATS server.
     pub nats_url: String,
     /// Its CA.
@@ -153,7 +163,15 @@ impl Flags {
             return Err(invalid(
                 "records-namespace",
                 records_namespace,
-                "another namespace than `namespace`: who reads records must not read tokens",
+                "another namespace than `namespace`: who reads records must not read the fleet's keys",
+            ));
+        }
+        let tokens_namespace = self.tokens_namespace.unwrap_or_else(|| TOKENS_NAMESPACE.to_owned());
+        if tokens_namespace == namespace || tokens_namespace == records_namespace {
+            return Err(invalid(
+                "tokens-namespace",
+                tokens_namespace,
+                "another namespace than `namespace` and `records-namespace`: this process must not read the fleet's keys, and the callout must not read tokens",
             ));
         }
         let serving_addresses = self
@@ -166,6 +184,7 @@ impl Flags {
             kubeconfig: self.kubeconfig,
             namespace,
             records_namespace,
+            tokens_namespace,
             nats_url: required("nats-url", self.nats_url, "nats://host:port or tls://host:port")?,
             nats_ca_file: self.nats_ca_file,
             nats_token_file: required(

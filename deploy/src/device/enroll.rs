@@ -201,7 +201,7 @@ pub async fn invite(
 ) -> Result<EnrollmentIntent, FleetError> {
     let (token, intent) = prepare(invitation, bootstrap)?;
     name_is_free(cluster, &invitation.device).await?;
-    cluster.secrets().create(&token.secret(cluster.namespace())).await?;
+    cluster.tokens().create(&token.secret(cluster.tokens_namespace())).await?;
     Ok(intent)
 }
 
@@ -219,7 +219,7 @@ pub async fn run(cluster: &Cluster, args: EnrollArgs) -> Result<(), FleetError> 
         serde_json::to_string_pretty(&intent).map_err(|error| FleetError::Render(error.to_string()))?;
     let text = Zeroizing::new(text + "\n");
     name_is_free(cluster, &name).await?;
-    let secret = token.secret(cluster.namespace());
+    let secret = token.secret(cluster.tokens_namespace());
     if dry_run {
         if !to_stdout && output.exists() {
             return Err(FleetError::refused(
@@ -227,19 +227,19 @@ pub async fn run(cluster: &Cluster, args: EnrollArgs) -> Result<(), FleetError> 
                 "name another file with -o",
             ));
         }
-        cluster.secrets().would_create(&secret).await?;
+        cluster.tokens().would_create(&secret).await?;
         note(&format!("{name} would be invited until {} (dry run)", invitation.expires));
         return Ok(());
     }
     // The file first: an invitation that nobody has would only stand in the list.
     if to_stdout {
-        cluster.secrets().create(&secret).await?;
+        cluster.tokens().create(&secret).await?;
         print(&text)?;
         note(&format!("{name} is invited until {}", invitation.expires));
         return Ok(());
     }
     private_file::create(&output, &text)?;
-    if let Err(error) = cluster.secrets().create(&secret).await {
+    if let Err(error) = cluster.tokens().create(&secret).await {
         let _ = std::fs::remove_file(&output);
         return Err(error);
     }

@@ -103,7 +103,7 @@ pub fn is_device(node: &Node) -> bool {
 type Wishes = (Vec<Secret>, Vec<CertificateSigningRequest>, Vec<String>);
 
 async fn wishes(cluster: &Cluster) -> Result<Wishes, FleetError> {
-    let (secrets, requests) = (cluster.secrets(), cluster.requests());
+    let (secrets, requests) = (cluster.tokens(), cluster.requests());
     let type_of_tokens = ListParams::default().fields(&format!("type={TOKEN_TYPE}"));
     let everything = ListParams::default();
     let (tokens, requests) =

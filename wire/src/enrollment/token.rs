@@ -17,6 +17,9 @@ use crate::{
 
 /// `type` of the Secret that holds a token on the cluster's side.
 pub const TOKEN_TYPE: &str = "fleet.harmony.io/enrollment-token";
+/// Namespace of the tokens, unless a setting says otherwise. They have one of their own: RBAC cannot tell Secrets
+/// apart by their type, and who reads tokens must not read the fleet's keys.
+pub const TOKENS_NAMESPACE: &str = "harmony-fleet-tokens";
 
 const MAC_DOMAIN: &[u8] = b"harmony-fleet enrollment token v1\n";
 

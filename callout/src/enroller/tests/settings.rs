@@ -26,6 +26,7 @@ fn defaults_are_those_of_the_manifests() {
     let settings = flags(folder.path()).check().unwrap();
     assert_eq!(settings.namespace, "harmony-fleet");
     assert_eq!(settings.records_namespace, "harmony-fleet-devices");
+    assert_eq!(settings.tokens_namespace, "harmony-fleet-tokens");
     assert_eq!(settings.retention, Duration::from_secs(30 * 24 * 3600));
     assert!(settings.taint);
 }
@@ -45,6 +46,11 @@ fn wrong_settings_are_named() {
         (wrong(|flags| flags.enroller_key_files = Some(vec!["/nowhere/key".into()])), "enroller-key-files"),
         (wrong(|flags| flags.retention = Some(0)), "retention"),
         (wrong(|flags| flags.records_namespace = Some("harmony-fleet".to_owned())), "records-namespace"),
+        (wrong(|flags| flags.tokens_namespace = Some("harmony-fleet".to_owned())), "tokens-namespace"),
+        (
+            wrong(|flags| flags.tokens_namespace = Some("harmony-fleet-devices".to_owned())),
+            "tokens-namespace",
+        ),
         (wrong(|flags| flags.pod_cidr = Some("10.0.0.0/33".to_owned())), "pod-cidr"),
         (wrong(|flags| flags.pod_cidr = Some("10.0.0.0".to_owned())), "pod-cidr"),
         (wrong(|flags| flags.serving_addresses = Some(vec!["vk".to_owned()])), "serving-addresses"),
