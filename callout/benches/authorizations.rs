@@ -85,7 +85,8 @@ fn main() {
         .collect();
     let authorizer = Authorizer {
         issuer,
-        servers: Servers::new(curve),
+        servers: Servers::new([curve]),
+        spare_issuers: Vec::new(),
         registry,
         tokens: Tokens::new(Oidc::default(), ServiceAccounts::new(Nobody)),
         policy: Policy {

@@ -90,6 +90,9 @@ impl Unanswered {
 pub struct Authorizer {
     /// Signs.
     pub issuer: Issuer,
+    /// Sign, too: the issuers on the other side of a rotation. Some servers have the new configuration already, others
+    /// the old one still; a request says which issuer its server expects.
+    pub spare_issuers: Vec<Issuer>,
     /// Opens and seals.
     pub servers: Servers,
     /// Devices.
@@ -153,17 +156,18 @@ impl Authorizer {
     ) -> Result<Vec<u8>, Unanswered> {
         let server_xkey: CurveKey =
             server_xkey.ok_or(Unanswered::Plain)?.parse().map_err(|_| Unanswered::Header)?;
-        let agreement = self.servers.agreement(&server_xkey).map_err(|_| Unanswered::Header)?;
-        let token = agreement.open(payload).map_err(|_| Unanswered::Box)?;
+        let (agreement, token) =
+            self.servers.open(&server_xkey, payload).map_err(|_| Unanswered::Box)?;
         let request = AuthorizationRequest::decode(&token)?;
         if request.server.xkey.as_ref() != Some(&server_xkey) {
             return Err(Unanswered::ServerKey);
         }
-        if request.issuer != self.issuer.public_key() {
+        let mut issuers = std::iter::once(&self.issuer).chain(&self.spare_issuers);
+        let Some(issuer) = issuers.find(|issuer| issuer.public_key() == request.issuer) else {
             let ours = self.issuer.public_key().to_owned();
             return Err(Unanswered::Issuer { expected: request.issuer, ours });
-        }
-        let (answer, labels) = self.decided(request, Timestamp::now()).await?;
+        };
+        let (answer, labels) = self.decided(request, issuer, Timestamp::now()).await?;
         let sealed = agreement.seal(answer.as_bytes()).map_err(|_| Unanswered::Seal)?;
         // The key of the header opened the request, and the server's signature repeats it.
         self.servers.keep(server_xkey, agreement);
@@ -174,6 +178,7 @@ impl Authorizer {
     async fn decided(
         &self,
         request: AuthorizationRequest,
+        issuer: &Issuer,
         now: Timestamp,
     ) -> Result<(String, AuthorizationLabels), IssuerError> {
         let asked = Asked::from(&request);
@@ -184,15 +189,15 @@ impl Authorizer {
             Decision::Admit(admission) => {
                 let expires = self.expiry(now, admission.not_after, rand::random());
                 let answer = match &admission.member {
-                    Some(member) => self.issuer.admit(&asked.server, &user_nkey, &member.grant, now, expires),
+                    Some(member) => issuer.admit(&asked.server, &user_nkey, &member.grant, now, expires),
                     None => {
                         let grant = Grant::of(&admission.identity);
-                        self.issuer.admit(&asked.server, &user_nkey, &grant, now, expires)
+                        issuer.admit(&asked.server, &user_nkey, &grant, now, expires)
                     }
                 }?;
                 (answer, Some(expires))
             }
-            Decision::Refuse(_) => (self.issuer.refuse(&asked.server, &user_nkey, now, REFUSED)?, None),
+            Decision::Refuse(_) => (issuer.refuse(&asked.server, &user_nkey, now, REFUSED)?, None),
         };
         let (word, reason) = match &decision {
             Decision::Admit(_) => ("admit", ""),

@@ -81,7 +81,8 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
     let reviews = KubeReviews::new(client, settings.token_audience);
     let authorizer = Arc::new(Authorizer {
         issuer: settings.issuer,
-        servers: Servers::new(settings.curve),
+        servers: Servers::new(settings.curves),
+        spare_issuers: settings.spare_issuers,
         registry: registry.clone(),
         tokens: Tokens::new(oidc, ServiceAccounts::new(reviews)),
         policy: Policy {

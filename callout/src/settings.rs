@@ -57,6 +57,16 @@ pub struct Flags {
     #[arg(long, env = "CALLOUT_XKEY_SEED_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub xkey_seed_file: Option<PathBuf>,
+    /// Files with seeds of account keys besides issuer-seed-file, for the time of a rotation: servers that name one
+    /// of them as `issuer` are answered, too. Those that do not exist are left out.
+    #[arg(long, env = "CALLOUT_ISSUER_SPARE_SEED_FILES", value_name = "FILES", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer_spare_seed_files: Option<Vec<PathBuf>>,
+    /// Files with seeds of curve keys besides xkey-seed-file, for the time of a rotation. Those that do not exist
+    /// are left out.
+    #[arg(long, env = "CALLOUT_XKEY_SPARE_SEED_FILES", value_name = "FILES", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub xkey_spare_seed_files: Option<Vec<PathBuf>>,
     /// NATS account that everybody is put into [default: FLEET].
     #[arg(long, env = "CALLOUT_ACCOUNT")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -157,8 +167,10 @@ pub struct Settings {
     pub nats_seed: NkeySeed,
     /// Signs users.
     pub issuer: Issuer,
-    /// Opens requests.
-    pub curve: XKey,
+    /// Sign, too: the issuers on the other side of a rotation.
+    pub spare_issuers: Vec<Issuer>,
+    /// Open requests: the present key, and those on the other side of a rotation.
+    pub curves: Vec<XKey>,
     /// Lifetime of users.
     pub jwt_lifetime: Duration,
     /// Whether devices may ask for membership.
@@ -195,14 +207,18 @@ impl Flags {
         let nats_seed = NkeySeed::from_file(&seed_file)
             .map_err(|error| invalid("nats-seed-file", seed_file.display(), &because(&error)))?;
         let account = self.account.unwrap_or_else(|| "FLEET".to_owned());
-        let (issuer_file, issuer_seed) = seed("issuer-seed-file", self.issuer_seed_file, "SA…")?;
-        let issuer = Issuer::new(&issuer_seed, account)
-            .map_err(|error| invalid("issuer-seed-file", issuer_file.display(), &because(&error)))?;
-        let (xkey_file, xkey_seed) = seed("xkey-seed-file", self.xkey_seed_file, "SX…")?;
-        // What nkeys says could repeat parts of the seed.
-        let curve = XKey::from_seed(xkey_seed.trim()).map_err(|_| {
-            invalid("xkey-seed-file", xkey_file.display(), "a file with the seed of a curve key (SX…)")
-        })?;
+        let key = "issuer-seed-file";
+        let issuer =
+            issuer_from(key, &required(key, self.issuer_seed_file, "a file with a seed (SA…)")?, &account)?;
+        let key = "xkey-seed-file";
+        let mut curves = vec![curve_from(key, &required(key, self.xkey_seed_file, "a file with a seed (SX…)")?)?];
+        let key = "issuer-spare-seed-files";
+        let spare = existing(self.issuer_spare_seed_files).map(|file| issuer_from(key, &file, &account));
+        let spare_issuers = spare.collect::<Result<_, _>>()?;
+        let key = "xkey-spare-seed-files";
+        for file in existing(self.xkey_spare_seed_files) {
+            curves.push(curve_from(key, &file)?);
+        }
         let lifetime = self.jwt_lifetime.unwrap_or(Seconds(720));
         if !(Seconds(5)..=Seconds(3600)).contains(&lifetime) {
             // Longer, and a revoked device that nobody kicked stays too long.
@@ -240,7 +256,8 @@ impl Flags {
             nats_ca_file: self.nats_ca_file,
             nats_seed,
             issuer,
-            curve,
+            spare_issuers,
+            curves,
             jwt_lifetime: lifetime.into(),
             device_requests: self.device_requests.unwrap_or(false),
             token_audience: self.token_audience.unwrap_or_else(|| "nats".to_owned()),
@@ -260,10 +277,19 @@ impl Flags {
     }
 }
 
-fn seed(key: &str, file: Option<PathBuf>, kind: &str) -> Result<(PathBuf, Zeroizing<String>), SettingsError> {
-    let file = required(key, file, &format!("a file with a seed ({kind})"))?;
-    let seed = read(key, &file)?;
-    Ok((file, seed))
+fn issuer_from(key: &str, file: &Path, account: &str) -> Result<Issuer, SettingsError> {
+    Issuer::new(&read(key, file)?, account).map_err(|error| invalid(key, file.display(), &because(&error)))
+}
+
+fn curve_from(key: &str, file: &Path) -> Result<XKey, SettingsError> {
+    // What nkeys says could repeat parts of the seed.
+    XKey::from_seed(read(key, file)?.trim())
+        .map_err(|_| invalid(key, file.display(), "a file with the seed of a curve key (SX…)"))
+}
+
+/// Outside of a rotation none of them is there.
+fn existing(files: Option<Vec<PathBuf>>) -> impl Iterator<Item = PathBuf> {
+    files.into_iter().flatten().filter(|file| file.exists())
 }
 
 fn read(key: &str, file: &Path) -> Result<Zeroizing<String>, SettingsError> {

@@ -8,6 +8,8 @@
 //! Secret fleet-nats-auth (callout, enroller): the static logins that the auth callout itself needs
 //! ```
 //!
+//! [`nats`] has the static keys, [`rotation`] the steps in which they are replaced.
+//!
 //! What is to be is computed by [`plan`]; [`store`] reads and writes it. A private key is in the Secret
 //! before a statement names it, and leaves the Secret after the statement stopped naming it: whatever is
 //! interrupted in between is put right by the next `fleet keys init`.
@@ -15,5 +17,6 @@
 pub mod material;
 pub mod nats;
 pub mod plan;
+pub mod rotation;
 pub mod store;
 pub mod verbs;

@@ -35,6 +35,34 @@ pub fn create(path: &Path, content: &str) -> Result<(), FleetError> {
     Ok(())
 }
 
+/// Keeps a file of mode 0600 as it should be: written anew when its content is another one, removed for `None`.
+/// Makes the folder around it.
+///
+/// # Errors
+/// When it cannot be written or removed.
+pub fn keep(path: &Path, content: Option<&str>) -> Result<(), FleetError> {
+    let failed = |source| FleetError::File { action: "write", path: path.to_owned(), source };
+    let Some(content) = content else {
+        return match fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(error)),
+            _ => Ok(()),
+        };
+    };
+    if read(path).is_ok_and(|present| present.as_str() == content) {
+        return Ok(());
+    }
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    // Whoever reads it meanwhile has the old one or the new one, and never half of it.
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    let fresh = Path::new(&fresh);
+    let _ = fs::remove_file(fresh);
+    create(fresh, content)?;
+    fs::rename(fresh, path).map_err(failed)
+}
+
 /// Reads a file; the memory is wiped afterwards.
 ///
 /// # Errors
@@ -52,6 +80,21 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[test]
+    fn a_file_that_is_kept_follows_its_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nats").join("callout.nk");
+        keep(&path, None).unwrap();
+        for content in ["first", "first", "second"] {
+            keep(&path, Some(content)).unwrap();
+            assert_eq!(read(&path).unwrap().as_str(), content);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        keep(&path, None).unwrap();
+        assert!(!path.exists());
+    }
 
     #[test]
     fn a_private_file_is_its_owners_and_never_overwritten() {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use fleet_wire::enrollment::RECORDS_NAMESPACE;
+use fleet_wire::enrollment::{RECORDS_NAMESPACE, TOKENS_NAMESPACE};
 use serde_json::json;
 
 use crate::binaries;
@@ -30,14 +30,23 @@ const MANIFESTS: [&str; 5] = [
     "deploy/rbac.yaml",
 ];
 
-/// Applies the namespace, the accounts with their rights, the admission policies, and what the `fleet` command
-/// reads of its fleet.
+/// Makes the fleet's namespaces.
+///
+/// # Errors
+/// When the API server refuses.
+pub async fn namespaces(kubectl: &Kubectl) -> Result<()> {
+    let all = [NAMESPACE, RECORDS_NAMESPACE, TOKENS_NAMESPACE]
+        .map(|name| json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } }));
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": all });
+    kubectl.apply(&list.to_string()).await.map(drop)
+}
+
+/// Applies the accounts with their rights, the admission policies, and what the `fleet` command reads of its
+/// fleet.
 ///
 /// # Errors
 /// When a manifest is missing or refused.
 pub async fn install(kubectl: &Kubectl, nats: &Nats, keys: &FleetKeyFiles) -> Result<()> {
-    let namespace =
-        |name: &str| json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
     let info = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": { "name": "fleet-info", "namespace": NAMESPACE },
@@ -48,7 +57,7 @@ pub async fn install(kubectl: &Kubectl, nats: &Nats, keys: &FleetKeyFiles) -> Re
             "keys": fs::read_to_string(keys.statement())?,
         },
     });
-    let mut all = format!("{}\n---\n{}\n---\n{info}\n", namespace(NAMESPACE), namespace(RECORDS_NAMESPACE));
+    let mut all = format!("{info}\n");
     for manifest in MANIFESTS {
         let path = binaries::repository()?.join(manifest);
         let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;

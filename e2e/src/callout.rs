@@ -46,6 +46,11 @@ pub async fn configure(
     set("issuer-seed-file", nats.seed_file("issuer").display().to_string());
     set("xkey-seed-file", nats.seed_file("xkey").display().to_string());
     set("log-level", "info,callout=debug".to_owned());
+    for (setting, key) in [("issuer-spare-seed-files", "issuer"), ("xkey-spare-seed-files", "xkey")] {
+        let files = [format!("{key}.next"), format!("{key}.previous")].map(|name| nats.seed_file(&name));
+        let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+        settings.insert(setting.to_owned(), files.into());
+    }
     settings.extend(extra.clone());
     callouts.iter().try_for_each(|callout| callout.configure(settings.clone()))
 }

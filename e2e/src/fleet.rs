@@ -60,6 +60,9 @@ pub struct FleetOptions {
     pub enroller_settings: toml::Table,
     /// How many callouts share the work.
     pub callouts: u8,
+    /// Whether NATS knows the tests' observer.
+    #[serde(default)]
+    pub observer: bool,
     /// Devices that are switched on and not enrolled: their agents are not started.
     #[serde(default)]
     pub unenrolled: Vec<String>,
@@ -84,6 +87,7 @@ impl FleetOptions {
             callout_settings: toml::Table::new(),
             enroller_settings: toml::Table::new(),
             callouts: 1,
+            observer: true,
             unenrolled: Vec::new(),
             small_disks: BTreeMap::new(),
         }
@@ -134,6 +138,12 @@ impl FleetOptions {
     #[must_use]
     pub fn callouts(self, callouts: u8) -> Self {
         Self { callouts, ..self }
+    }
+
+    /// The same without the tests' observer: nobody is let into NATS but by the callout.
+    #[must_use]
+    pub fn unobserved(self) -> Self {
+        Self { observer: false, ..self }
     }
 
     /// The same with one more setting of `vk-nats`.
@@ -378,6 +388,17 @@ impl Fleet {
             .await
     }
 
+    /// Writes the static NATS keys from the cluster's Secret to files, and nats-server's configuration with them, as
+    /// an operator does whose servers are outside of the cluster. Both hold from the next start on.
+    ///
+    /// # Errors
+    /// When the `fleet` command refuses.
+    pub async fn take_static_keys(&self) -> Result<()> {
+        let folder = self.nats.seed_folder().display();
+        let line = format!("keys nats-init --seed-folder {folder} --output nats-conf");
+        self.nats.configure(&self.command(&line).await?.success()?, self.options.observer)
+    }
+
     /// Waits until a Node's condition `Ready` has a status: `True`, `False`, `Unknown`.
     ///
     /// # Errors
@@ -431,7 +452,13 @@ impl Fleet {
             "starting etcd, Kubernetes, nats-server, and Podman on {} devices",
             self.devices.len()
         );
-        tokio::try_join!(self.control_plane.start(), self.nats.start(), self.prepare_devices(&images))?;
+        let servers = async {
+            self.control_plane.start().await?;
+            accounts::namespaces(&self.kubectl).await?;
+            self.take_static_keys().await?;
+            self.nats.start().await
+        };
+        tokio::try_join!(servers, self.prepare_devices(&images))?;
         let (Some(vk), Some(enroller)) = (&self.vk, &self.enroller) else { return Ok(()) };
         tracing::info!("installing callout, enroller and vk-nats");
         let keys = self.keys()?;

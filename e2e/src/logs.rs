@@ -29,7 +29,7 @@ pub fn collect(fleet: &Path, to: &Path) -> Result<PathBuf> {
     for entry in fs::read_dir(fleet.join("logs")).into_iter().flatten().flatten() {
         fs::copy(entry.path(), to.join(entry.file_name()))?;
     }
-    for config in ["nats/nats.conf", "vk-nats-0.toml", "fleet.json"] {
+    for config in ["nats/nats.conf", "nats/auth.conf", "vk-nats-0.toml", "fleet.json"] {
         let from = fleet.join(config);
         if from.is_file() {
             fs::copy(&from, to.join(config.replace('/', "-")))?;

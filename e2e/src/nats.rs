@@ -1,8 +1,9 @@
 //! The nats-server, with TLS and the auth callout.
 //!
-//! Who may connect, the callout decides. Four nkeys stand in the configuration: the callout's own, the
-//! kicker's in the system account, and, in tests only, that of an observer who sees and says everything, as
-//! the broker's operator can.
+//! Who may connect, the callout decides. The keys in the configuration are those of `fleet keys nats-init`, which
+//! has them from the cluster's Secret: the callout's own, the kicker's in the system account, the issuer's and
+//! the xkey. In tests only there is also an observer who sees and says everything, as the broker's operator
+//! can.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,10 +11,10 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use fleet_wire::permissions::{MAX_PAYLOAD, MAX_SUBSCRIPTIONS};
-use nkeys::{KeyPair, XKey};
+use anyhow::{Context as _, Result, ensure};
+use nkeys::KeyPair;
 use serde::Deserialize;
+use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
@@ -82,15 +83,33 @@ impl Nats {
         Ok(Self { server, folder, pki, address: network.cluster_address(), netns })
     }
 
-    /// Makes keys where there are none, writes the configuration, starts the server
-    /// and waits until it greets.
+    /// Writes the configuration; it holds from the next start on. `auth` is what `fleet keys nats-init -o
+    /// nats-conf` printed.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn configure(&self, auth: &str, observer: bool) -> Result<()> {
+        if !self.pki.cert("nats").exists() {
+            self.pki.authority("nats-ca")?;
+            self.pki.server("nats-ca", "nats", &["nats"], &[self.address])?;
+        }
+        let auth = if observer { with_observer(auth, &self.observer_key()?)? } else { auth.to_owned() };
+        write_private(&self.folder.join("auth.conf"), &auth)?;
+        let text = configuration(self.address, &self.pki.cert("nats"), &self.pki.key("nats"));
+        write_private(&self.folder.join("nats.conf"), &text)
+    }
+
+    /// The folder with the seeds of the static keys: as `fleet keys nats-init --seed-folder` writes them.
+    #[must_use]
+    pub fn seed_folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Starts the server and waits until it greets.
     ///
     /// # Errors
     /// When it does not come up, with the end of its log.
     pub async fn start(&self) -> Result<()> {
-        if !self.pki.cert("nats").exists() {
-            self.make_keys()?;
-        }
         self.server.start().await?;
         self.server
             .ready(Duration::from_secs(20), async || {
@@ -206,95 +225,60 @@ impl Nats {
         Ok(seed.trim().to_owned())
     }
 
-    fn make_keys(&self) -> Result<()> {
-        let make = |whose: &str, key: KeyPair| -> Result<String> {
-            write_private(&self.seed_file(whose), &key.seed()?)?;
-            Ok(key.public_key())
-        };
-        let xkey = XKey::new();
-        write_private(&self.seed_file("xkey"), &xkey.seed()?)?;
-        let keys = Keys {
-            callout: make("callout", KeyPair::new_user())?,
-            kicker: make("kicker", KeyPair::new_user())?,
-            observer: make("observer", KeyPair::new_user())?,
-            issuer: make("issuer", KeyPair::new_account())?,
-            xkey: xkey.public_key(),
-        };
-        let tls = (self.pki.cert("nats"), self.pki.key("nats"));
-        let text = configuration(self.address, (&tls.0, &tls.1), &keys);
-        write_private(&self.folder.join("nats.conf"), &text)?;
-        self.pki.authority("nats-ca")?;
-        // The last one: its file says that all the others are there.
-        self.pki.server("nats-ca", "nats", &["nats"], &[self.address])
+    /// The observer's public key; made at the first call.
+    fn observer_key(&self) -> Result<String> {
+        if let Ok(seed) = self.seed("observer") {
+            return Ok(KeyPair::from_seed(&seed)?.public_key());
+        }
+        let key = KeyPair::new_user();
+        write_private(&self.seed_file("observer"), &key.seed()?)?;
+        Ok(key.public_key())
     }
 }
 
-/// The public keys of the configuration.
-struct Keys {
-    callout: String,
-    kicker: String,
-    observer: String,
-    issuer: String,
-    xkey: String,
+/// What the server needs beside its users: its own syntax takes JSON values.
+fn configuration(address: Ipv4Addr, cert: &Path, key: &Path) -> String {
+    let settings = [
+        ("listen", json!(format!("{address}:{PORT}"))),
+        // Only for looking at: connections, subscriptions, permissions.
+        ("http", json!(MONITOR)),
+        ("max_payload", json!(1024 * 1024)),
+        ("max_pending", json!(64 * 1024 * 1024)),
+        ("ping_interval", json!("10s")),
+        ("tls", json!({ "cert_file": cert, "key_file": key, "timeout": 5 })),
+    ];
+    let lines: String = settings.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+    format!("{lines}include auth.conf\n")
 }
 
-/// The server's configuration: its own syntax takes JSON values.
-fn configuration(address: Ipv4Addr, (cert, key): (&Path, &Path), keys: &Keys) -> String {
-    let config = serde_json::json!({
-        "listen": format!("{address}:{PORT}"),
-        // Only for looking at: connections, subscriptions, permissions.
-        "http": MONITOR,
-        "max_payload": 1024 * 1024,
-        "max_pending": 64 * 1024 * 1024,
-        "ping_interval": "10s",
-        "tls": { "cert_file": cert, "key_file": key, "timeout": 5 },
-        "accounts": {
-            // The observer belongs to the tests; a real server has no user here.
-            // The server takes no limits from what the callout answers (not in config mode, 2.15.2), so they
-            // stand here, for every connection: a message of ours and what sealing adds; and a subscription for
-            // each device that a vk-nats speaks for.
-            "FLEET": {
-                "users": [{ "nkey": keys.observer }],
-                "limits": { "max_payload": MAX_PAYLOAD, "max_subscriptions": MAX_SUBSCRIPTIONS },
-            },
-            "AUTH": { "users": [{ "nkey": keys.callout }] },
-            "SYS": { "users": [{ "nkey": keys.kicker }] },
-        },
-        "system_account": "SYS",
-        "authorization": {
-            "auth_callout": {
-                "issuer": keys.issuer,
-                "account": "AUTH",
-                // Whose logins the server decides itself.
-                "auth_users": [keys.callout, keys.kicker, keys.observer],
-                "xkey": keys.xkey,
-            },
-        },
-    });
-    format!("{config:#}\n")
+/// Lets the tests' observer into the account of the devices, past the callout.
+fn with_observer(auth: &str, observer: &str) -> Result<String> {
+    let mut text = auth.to_owned();
+    for (place, more) in [
+        ("FLEET { ", format!("FLEET {{ users: [ {{ nkey: {observer} }} ], ")),
+        ("auth_users: [ ", format!("auth_users: [ {observer}, ")),
+    ] {
+        ensure!(text.matches(place).count() == 1, "the configuration has no single `{place}`:\n{auth}");
+        text = text.replace(place, &more);
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fleet::keys::nats::NatsAuth;
 
     #[test]
     fn the_configuration_knows_nobody_but_callout_kicker_and_the_tests_observer() {
-        let keys = Keys {
-            callout: "UC".to_owned(),
-            kicker: "UK".to_owned(),
-            observer: "UO".to_owned(),
-            issuer: "AI".to_owned(),
-            xkey: "XC".to_owned(),
-        };
-        let files = (Path::new("/crt"), Path::new("/key"));
-        let text = configuration([10, 0, 0, 1].into(), files, &keys);
-        let config: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
-        let accounts: BTreeMap<String, serde_json::Value> =
-            serde_json::from_value(config["accounts"].clone()).expect("accounts");
-        let users: Vec<_> = accounts.values().map(|account| &account["users"][0]["nkey"]).collect();
-        assert_eq!(users, ["UC", "UO", "UK"]);
-        assert!(accounts.values().all(|account| account["users"].as_array().map(Vec::len) == Some(1)));
-        assert!(!text.contains("allow_responses") && !text.contains("jetstream"));
+        let (keys, _) = NatsAuth::default().complete().expect("keys");
+        let public = keys.public().expect("public keys");
+        let auth = public.server_config();
+        assert!(auth.contains(&format!("AUTH {{ users: [ {{ nkey: {} }} ] }}", public.callout)), "{auth}");
+        assert!(auth.contains(&format!("SYS {{ users: [ {{ nkey: {} }} ] }}", public.kicker)), "{auth}");
+        assert!(!auth.contains("allow_responses") && !auth.contains("jetstream"));
+        let observed = with_observer(&auth, "UO").expect("two places for the observer");
+        assert_eq!(observed.matches("nkey: ").count(), auth.matches("nkey: ").count() + 1);
+        assert!(observed.contains(&format!("auth_users: [ UO, {}, {} ]", public.callout, public.kicker)));
     }
 }

@@ -103,6 +103,16 @@ impl Service {
         self.http("/metrics").await
     }
 
+    /// What `/readyz` says, ready or not.
+    ///
+    /// # Errors
+    /// When it does not answer at all.
+    pub async fn ready_report(&self) -> Result<String> {
+        let url = format!("http://{}:{}/readyz", self.address, self.health_port);
+        let flags = ["--silent", "--show-error", "--noproxy", "*", "--max-time", "5"];
+        answer::run("curl", flags.into_iter().chain([url.as_str()])).await
+    }
+
     async fn http(&self, path: &str) -> Result<String> {
         let url = format!("http://{}:{}{path}", self.address, self.health_port);
         let flags = ["--silent", "--show-error", "--fail-with-body", "--noproxy", "*", "--max-time", "5"];

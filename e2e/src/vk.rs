@@ -24,7 +24,7 @@ pub fn service(fleet: &Path, network: &Network, replica: u8) -> Result<Service> 
     Service::new(fleet, network, ("vk-nats", replica), network.vk_address(replica), HEALTH_PORT)
 }
 
-/// Makes its certificates, its tokens and its settings; settings in `extra` win.
+/// Makes its tokens and its settings; settings in `extra` win. Its serving certificate it gets from the cluster.
 ///
 /// # Errors
 /// When a server refuses or a file cannot be written.
@@ -38,7 +38,6 @@ pub async fn configure(
     let account = ServiceAccount::open(fleet, network, SERVICE_ACCOUNT)?;
     let (kubeconfig, token) = tokio::try_join!(account.kubeconfig(kubectl), account.nats_token(kubectl))?;
     let pki = Pki::open(fleet)?;
-    pki.server("cluster-ca", &vk.name, &[], &[vk.address])?;
 
     let mut settings = toml::Table::new();
     let mut set = |key: &str, value: String| settings.insert(key.to_owned(), value.into());
@@ -51,8 +50,6 @@ pub async fn configure(
     set("fleet-keys-file", keys.statement().display().to_string());
     set("node-address", vk.address.to_string());
     set("listen-address", vk.address.to_string());
-    set("serving-cert-file", pki.cert(&vk.name).display().to_string());
-    set("serving-key-file", pki.key(&vk.name).display().to_string());
     set("client-ca-file", pki.cert("cluster-ca").display().to_string());
     set("log-level", "info,vk_nats=debug,fleet_daemon=debug".to_owned());
     settings.insert("fleet-key-files".into(), keys.curve_seeds()?.into());

@@ -1,12 +1,12 @@
 //! Who may do what at the API server: the marks on Nodes, and the rights of each component, listed and tried.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use e2e::accounts::{NAMESPACE, ServiceAccount};
 use e2e::fleet::{Fleet, FleetOptions};
 use e2e::kubectl::Kubectl;
 use e2e::scenarios;
 use e2e::workload::{Scene, pod, shell};
-use fleet_wire::enrollment::RECORDS_NAMESPACE;
+use fleet_wire::enrollment::{RECORDS_NAMESPACE, TOKENS_NAMESPACE};
 use serde_json::json;
 
 scenarios!(
@@ -109,11 +109,26 @@ async fn vk_nats_does_what_a_kubelet_does_and_no_more(fleet: &Fleet) -> Result<(
     works(&vk, "get pods --all-namespaces").await?;
     refused(&vk, "get secrets --all-namespaces", forbidden).await?;
     refused(&vk, "get secret used --namespace rights", forbidden).await?;
-    refused(&vk, &format!("get secrets --namespace {RECORDS_NAMESPACE}"), forbidden).await?;
+    for namespace in [RECORDS_NAMESPACE, TOKENS_NAMESPACE, NAMESPACE] {
+        refused(&vk, &format!("get secrets --namespace {namespace}"), forbidden).await?;
+    }
     refused(&vk, "create namespace mine", forbidden).await?;
     refused(&vk, "delete node alpha --wait=false", forbidden).await?;
     refused(&vk, "delete pod uses --namespace rights --wait=false", forbidden).await?;
+    // It asks for its own serving certificate, and approves none.
+    let request = fleet.kubectl.run("get certificatesigningrequests --output name").await?;
+    let request = request.lines().find(|name| name.contains("vk-nats-serving")).context("no request")?;
+    works(&vk, &format!("get {request}")).await?;
     refused(&vk, "get certificatesigningrequests", forbidden).await?;
+    refused(&vk, &format!("delete {request}"), forbidden).await?;
+    for (verb, resource) in [
+        ("update", "certificatesigningrequests/approval"),
+        ("approve", "signers.certificates.k8s.io/kubernetes.io/kubelet-serving"),
+        ("sign", "signers.certificates.k8s.io/kubernetes.io/kubelet-serving"),
+    ] {
+        let answer = vk.ask(&format!("auth can-i {verb} {resource}")).await?;
+        ensure!(answer.stdout.trim() == "no", "{answer}");
+    }
     refused(&vk, "get pods --all-namespaces --as kubernetes-admin", forbidden).await?;
     refused(&vk, "get pods --all-namespaces --as someone --as-group system:masters", forbidden).await?;
 
@@ -132,7 +147,7 @@ async fn vk_nats_does_what_a_kubelet_does_and_no_more(fleet: &Fleet) -> Result<(
 
 async fn the_callout_reads_records_and_nothing_else(fleet: &Fleet) -> Result<()> {
     let callout = acting_as(fleet, e2e::callout::SERVICE_ACCOUNT).await?;
-    for namespace in [RECORDS_NAMESPACE, NAMESPACE, "default"] {
+    for namespace in [RECORDS_NAMESPACE, TOKENS_NAMESPACE, NAMESPACE, "default"] {
         show("callout", namespace, &rights(&callout, namespace).await?);
     }
     let forbidden = "orbidden";
@@ -140,6 +155,7 @@ async fn the_callout_reads_records_and_nothing_else(fleet: &Fleet) -> Result<()>
     refused(&callout, "get secrets --all-namespaces", forbidden).await?;
     refused(&callout, "get secrets --namespace default", forbidden).await?;
     refused(&callout, &format!("get secrets --namespace {NAMESPACE}"), forbidden).await?;
+    refused(&callout, &format!("get secrets --namespace {TOKENS_NAMESPACE}"), forbidden).await?;
     refused(&callout, &format!("delete secret device-alpha --namespace {RECORDS_NAMESPACE}"), forbidden)
         .await?;
     refused(&callout, "get pods --all-namespaces", forbidden).await?;
@@ -151,11 +167,22 @@ async fn the_callout_reads_records_and_nothing_else(fleet: &Fleet) -> Result<()>
 
 async fn the_enroller_makes_devices_and_reads_nothing_of_theirs(fleet: &Fleet) -> Result<()> {
     let enroller = acting_as(fleet, e2e::enroller::SERVICE_ACCOUNT).await?;
-    for namespace in [RECORDS_NAMESPACE, NAMESPACE, "default"] {
+    for namespace in [RECORDS_NAMESPACE, TOKENS_NAMESPACE, NAMESPACE, "default"] {
         show("enroller", namespace, &rights(&enroller, namespace).await?);
     }
     let forbidden = "orbidden";
     works(&enroller, &format!("get secrets --namespace {RECORDS_NAMESPACE}")).await?;
+    works(&enroller, &format!("get secrets --namespace {TOKENS_NAMESPACE}")).await?;
+    // The fleet's keys: the curve keys of vk-nats, and the static logins of NATS. It may read no Secret there,
+    // whatever its name is.
+    for secret in ["fleet-nats-auth", "fleet-curve-keys", "any-other"] {
+        refused(&enroller, &format!("get secret {secret} --namespace {NAMESPACE}"), forbidden).await?;
+    }
+    for line in ["get secrets", "delete secret fleet-nats-auth", "create secret generic mine"] {
+        refused(&enroller, &format!("{line} --namespace {NAMESPACE}"), forbidden).await?;
+    }
+    refused(&enroller, &format!("create secret generic mine --namespace {TOKENS_NAMESPACE}"), forbidden)
+        .await?;
     works(&enroller, "get certificatesigningrequests").await?;
     works(&enroller, "get nodes").await?;
     refused(&enroller, "get secrets --all-namespaces", forbidden).await?;

@@ -106,7 +106,8 @@ impl Case {
         .await?;
         let authorizer = Arc::new(Authorizer {
             issuer: Issuer::new(&issuer.seed()?, "FLEET")?,
-            servers: Servers::new(curve),
+            servers: Servers::new([curve]),
+            spare_issuers: Vec::new(),
             registry: Registry::default(),
             tokens: Tokens::new(Oidc::default(), ServiceAccounts::new(ApiServer)),
             policy: Policy {

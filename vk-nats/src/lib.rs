@@ -6,6 +6,7 @@
 //! refs ───► references                      ├─ status ──► pods/status, nodes/status (as the node)
 //! Services ► services                       └─ events ──► Events             (as the node)
 //! kube-apiserver ──HTTPS──► kubelet_api ─► devices.open_stream / request ──► device
+//!       signer ─ CSR ─► serving_certificate ─┘
 //! ```
 //!
 //! `vk-nats` keeps no state of its own: the API server holds what is wanted and what was last said, a
@@ -22,6 +23,7 @@
 //! | [`devices`] | who is connected, and what do we say to each other? |
 //! | [`status`], [`events`] | what did the device say, and does the API server have it? |
 //! | [`kubelet_api`] | what does the API server want from a device right now? |
+//! | [`serving_certificate`] | with which certificate is that served? |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 

@@ -6,12 +6,15 @@
 #[path = "kubelet_api/fixture.rs"]
 mod fixture;
 
+use std::sync::Arc;
+
 use fixture::{Case, Client, device, refusal};
 use fleet_wire::{
     message::RefusalCode,
     stream::{Frame, LOG_WINDOW, MAX_CHUNK},
 };
 use http::StatusCode;
+use vk_nats::serving_certificate::Pair;
 
 const LOG: &str = "/containerLogs/default/web-1/web";
 
@@ -51,6 +54,23 @@ async fn a_client_certificate_names_the_user() {
     // A name written by another authority counts for nothing.
     let forged = fixture::Pki::new().client("admin", &["system:masters"]);
     assert!(case.try_client(Some(forged), None).await.is_err());
+}
+
+#[tokio::test]
+async fn who_comes_before_the_certificate_waits_for_it_and_a_renewal_cuts_no_connection() {
+    let (case, signed) = Case::signed_later();
+    let signs = |pki: &fixture::Pki| {
+        let (certificate, key) = pki.server();
+        signed.send_replace(Some(Arc::new(Pair { certificate: certificate.into(), key: key.into() })));
+    };
+    let (first, ()) = tokio::join!(case.admin(), async { signs(&case.pki) });
+    assert_eq!(first.get("/healthz").await.status, StatusCode::OK);
+    // The next one is of another authority, so that who believes the first one can tell them apart.
+    signs(&fixture::Pki::new());
+    while case.try_client(None, Some("token-of-admin")).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(first.get("/healthz").await.status, StatusCode::OK, "the open connection goes on");
 }
 
 #[tokio::test]

@@ -48,7 +48,8 @@ impl Case {
         registry.update().put_record(record.clone());
         let authorizer = Authorizer {
             issuer: Issuer::new(&KeyPair::new_account().seed().unwrap(), "FLEET").unwrap(),
-            servers: Servers::new(XKey::new()),
+            servers: Servers::new([XKey::new()]),
+            spare_issuers: Vec::new(),
             registry,
             tokens: Tokens::new(Oidc::default(), ServiceAccounts::new(ApiServer)),
             policy: Policy {
@@ -95,7 +96,7 @@ impl Case {
     }
 
     fn seal(&self, claims: &Value) -> Vec<u8> {
-        let ours = XKey::from_public_key(&self.authorizer.servers.public_key()).unwrap();
+        let ours = XKey::from_public_key(&self.authorizer.servers.public_key().unwrap()).unwrap();
         self.server_curve.seal(&self.token(claims), &ours).unwrap()
     }
 
@@ -104,7 +105,7 @@ impl Case {
         let claims = self.claims(host, connect);
         let header = self.server_curve.public_key();
         let sealed = self.authorizer.answer(Some(&header), &self.seal(&claims)).await.unwrap();
-        let ours = XKey::from_public_key(&self.authorizer.servers.public_key()).unwrap();
+        let ours = XKey::from_public_key(&self.authorizer.servers.public_key().unwrap()).unwrap();
         let answer = payload(&self.server_curve.open(&sealed, &ours).unwrap());
         assert_eq!(answer["aud"], claims["iss"], "for this server");
         assert_eq!(answer["sub"], claims["nats"]["user_nkey"], "for this user");
@@ -246,7 +247,7 @@ async fn only_sealed_requests_of_the_server_that_signed_them_are_answered() {
 
     // Sealed by somebody else than the server that signed it.
     let other = XKey::new();
-    let ours = XKey::from_public_key(&case.authorizer.servers.public_key()).unwrap();
+    let ours = XKey::from_public_key(&case.authorizer.servers.public_key().unwrap()).unwrap();
     let passed_on = other.seal(&case.token(&claims), &ours).unwrap();
     assert_eq!(label(Some(&other.public_key()), &passed_on).await, "server-key");
 
@@ -260,6 +261,39 @@ async fn only_sealed_requests_of_the_server_that_signed_them_are_answered() {
     user["nats"]["type"] = json!("user");
     assert_eq!(label(Some(&header), &case.seal(&user)).await, "request");
     assert!(case.authorizer.answer(Some(&header), &sealed).await.is_ok());
+}
+
+#[tokio::test]
+async fn servers_with_the_old_and_with_the_new_configuration_are_answered_during_a_rotation() {
+    let mut case = Case::new();
+    let seal = |case: &Case, curve: &XKey, issuer: &Issuer| {
+        let mut claims = case.claims("192.0.2.1", case.login());
+        claims["sub"] = json!(issuer.public_key());
+        let curve = XKey::from_public_key(&curve.public_key()).unwrap();
+        case.server_curve.seal(&case.token(&claims), &curve).unwrap()
+    };
+    let (old_curve, new_curve) = (XKey::new(), XKey::new());
+    let fresh = || Issuer::new(&KeyPair::new_account().seed().unwrap(), "FLEET").unwrap();
+    let old_issuer = std::mem::replace(&mut case.authorizer.issuer, fresh());
+    case.authorizer.servers = Servers::new([new_curve.clone()]);
+    let header = case.server_curve.public_key();
+    let from_old = seal(&case, &old_curve, &old_issuer);
+    let refused = case.authorizer.answer(Some(&header), &from_old).await.unwrap_err();
+    assert_eq!(refused.label(), "box", "without the spare keys");
+
+    let expected = [old_issuer.public_key().to_owned(), case.authorizer.issuer.public_key().to_owned()];
+    let from_new = seal(&case, &new_curve, &case.authorizer.issuer);
+    let curves = [old_curve.public_key(), new_curve.public_key()];
+    case.authorizer.spare_issuers = vec![old_issuer];
+    case.authorizer.servers = Servers::new([new_curve, old_curve]);
+    for ((request, issuer), curve) in [from_old, from_new].iter().zip(expected).zip(curves) {
+        let sealed = case.authorizer.answer(Some(&header), request).await.unwrap();
+        let curve = XKey::from_public_key(&curve).unwrap();
+        let answer = payload(&case.server_curve.open(&sealed, &curve).unwrap());
+        assert_eq!(answer["iss"], issuer, "by the issuer that this server expects");
+        let user = payload(answer["nats"]["jwt"].as_str().unwrap().as_bytes());
+        assert_eq!(user["iss"], issuer);
+    }
 }
 
 #[test]

@@ -45,6 +45,26 @@ fn the_least_settings_are_an_address_and_three_keys() {
 }
 
 #[test]
+fn spare_keys_are_read_where_they_are_and_outside_of_a_rotation_they_are_not() {
+    let case = Case::new();
+    let file = |name: &str| case.folder.path().join(name);
+    let flags = || Flags {
+        issuer_spare_seed_files: Some(vec![file("issuer.next.nk"), file("issuer.previous.nk")]),
+        xkey_spare_seed_files: Some(vec![file("xkey.next.nk"), file("xkey.previous.nk")]),
+        ..case.flags()
+    };
+    let settings = flags().check().unwrap();
+    assert_eq!((settings.spare_issuers.len(), settings.curves.len()), (0, 1));
+    std::fs::write(file("issuer.next.nk"), KeyPair::new_account().seed().unwrap()).unwrap();
+    std::fs::write(file("xkey.previous.nk"), XKey::new().seed().unwrap()).unwrap();
+    let settings = flags().check().unwrap();
+    assert_eq!((settings.spare_issuers.len(), settings.curves.len()), (1, 2));
+    std::fs::write(file("issuer.next.nk"), "SA").unwrap();
+    let text = refused(flags());
+    assert!(text.contains("issuer-spare-seed-files"), "{text}");
+}
+
+#[test]
 fn keys_of_another_kind_are_refused_without_showing_them() {
     let case = Case::new();
     let seed = std::fs::read_to_string(case.folder.path().join("callout.nk")).unwrap();

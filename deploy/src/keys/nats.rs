@@ -27,24 +27,54 @@ pub enum StaticKey {
     Kicker,
 }
 
-impl StaticKey {
-    const ALL: [Self; 4] = [Self::Callout, Self::Issuer, Self::Xkey, Self::Kicker];
+/// Which of a key's versions; there are two of them only while it is rotated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Slot {
+    /// The one in use.
+    Current,
+    /// The one that will be.
+    Next,
+    /// The one that was.
+    Previous,
+}
 
-    /// Its entry in the Secret.
-    pub fn entry(self) -> &'static str {
+impl Slot {
+    pub(super) const ALL: [Self; 3] = [Self::Current, Self::Next, Self::Previous];
+}
+
+impl StaticKey {
+    pub(super) const ALL: [Self; 4] = [Self::Callout, Self::Issuer, Self::Xkey, Self::Kicker];
+
+    /// How people name it.
+    pub fn name(self) -> &'static str {
         match self {
-            Self::Callout => "callout.nk",
-            Self::Issuer => "issuer.nk",
-            Self::Xkey => "xkey.nk",
-            Self::Kicker => "kicker.nk",
+            Self::Callout => "callout",
+            Self::Issuer => "issuer",
+            Self::Xkey => "xkey",
+            Self::Kicker => "kicker",
         }
     }
 
-    fn refuse(self, reason: impl fmt::Display) -> KeyError {
-        KeyError::Nkey { what: format!("`{}`", self.entry()), reason: reason.to_string() }
+    /// Its entry in the Secret, and its file: `callout.nk`, `callout.next.nk`, `callout.previous.nk`.
+    pub fn entry(self, slot: Slot) -> String {
+        let version = match slot {
+            Slot::Current => "",
+            Slot::Next => ".next",
+            Slot::Previous => ".previous",
+        };
+        format!("{}{version}.nk", self.name())
     }
 
-    fn fresh(self) -> Result<Zeroizing<String>, KeyError> {
+    /// Whether the server has a list for it: several can log in, but only one can be issuer or xkey.
+    pub fn is_login(self) -> bool {
+        matches!(self, Self::Callout | Self::Kicker)
+    }
+
+    fn refuse(self, reason: impl fmt::Display) -> KeyError {
+        KeyError::Nkey { what: format!("`{}`", self.name()), reason: reason.to_string() }
+    }
+
+    pub(super) fn fresh(self) -> Result<Zeroizing<String>, KeyError> {
         match self {
             Self::Callout | Self::Kicker => KeyPair::new_user().seed(),
             Self::Issuer => KeyPair::new_account().seed(),
@@ -71,9 +101,14 @@ impl StaticKey {
     }
 }
 
+/// Names of all entries that there may be.
+pub fn entries() -> impl Iterator<Item = String> {
+    StaticKey::ALL.into_iter().flat_map(|key| Slot::ALL.map(|slot| key.entry(slot)))
+}
+
 /// The static keys of a fleet.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct NatsAuth(BTreeMap<StaticKey, Zeroizing<String>>);
+pub struct NatsAuth(pub(super) BTreeMap<(StaticKey, Slot), Zeroizing<String>>);
 
 impl fmt::Debug for NatsAuth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -93,6 +128,12 @@ pub struct NatsPublic {
     pub xkey: String,
     /// Login of the kicker (`U…`).
     pub kicker: String,
+    /// The callout's other login, while it is rotated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other_callout: Option<String>,
+    /// The kicker's other login, while it is rotated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other_kicker: Option<String>,
 }
 
 impl NatsAuth {
@@ -104,10 +145,12 @@ impl NatsAuth {
         let data = secret.and_then(|secret| secret.data.as_ref());
         let mut keys = BTreeMap::new();
         for key in StaticKey::ALL {
-            let Some(value) = data.and_then(|data| data.get(key.entry())) else { continue };
-            let seed = std::str::from_utf8(&value.0).map_err(|error| key.refuse(error))?.trim();
-            key.public(seed)?;
-            keys.insert(key, Zeroizing::new(seed.to_owned()));
+            for slot in Slot::ALL {
+                let Some(value) = data.and_then(|data| data.get(&key.entry(slot))) else { continue };
+                let seed = std::str::from_utf8(&value.0).map_err(|error| key.refuse(error))?.trim();
+                key.public(seed)?;
+                keys.insert((key, slot), Zeroizing::new(seed.to_owned()));
+            }
         }
         Ok(Self(keys))
     }
@@ -119,7 +162,7 @@ impl NatsAuth {
     pub fn complete(mut self) -> Result<(Self, Vec<StaticKey>), KeyError> {
         let mut made = Vec::new();
         for key in StaticKey::ALL {
-            if let std::collections::btree_map::Entry::Vacant(entry) = self.0.entry(key) {
+            if let std::collections::btree_map::Entry::Vacant(entry) = self.0.entry((key, Slot::Current)) {
                 entry.insert(key.fresh()?);
                 made.push(key);
             }
@@ -127,19 +170,14 @@ impl NatsAuth {
         Ok((self, made))
     }
 
-    /// With another key instead of this one.
-    ///
-    /// # Errors
-    /// None in practice.
-    pub fn rotated(mut self, key: StaticKey) -> Result<Self, KeyError> {
-        self.0.insert(key, key.fresh()?);
-        Ok(self)
+    /// Entries with their seeds. Not for logs.
+    pub fn seeds(&self) -> impl Iterator<Item = (String, &Zeroizing<String>)> {
+        self.0.iter().map(|((key, slot), seed)| (key.entry(*slot), seed))
     }
 
     /// As a Secret.
     pub fn secret(&self, namespace: &str) -> Secret {
-        let data =
-            self.0.iter().map(|(key, seed)| (key.entry().to_owned(), ByteString(seed.as_bytes().to_vec())));
+        let data = self.seeds().map(|(entry, seed)| (entry, ByteString(seed.as_bytes().to_vec())));
         Secret {
             metadata: ObjectMeta {
                 name: Some(NATS_AUTH.to_owned()),
@@ -157,15 +195,21 @@ impl NatsAuth {
     /// # Errors
     /// When one is missing.
     pub fn public(&self) -> Result<NatsPublic, KeyError> {
-        let of = |key: StaticKey| match self.0.get(&key) {
+        let of = |key: StaticKey| match self.0.get(&(key, Slot::Current)) {
             Some(seed) => key.public(seed),
             None => Err(key.refuse("it is missing")),
+        };
+        let other = |key: StaticKey| {
+            let seed = self.0.get(&(key, Slot::Next)).or_else(|| self.0.get(&(key, Slot::Previous)));
+            seed.map(|seed| key.public(seed)).transpose()
         };
         Ok(NatsPublic {
             callout: of(StaticKey::Callout)?,
             issuer: of(StaticKey::Issuer)?,
             xkey: of(StaticKey::Xkey)?,
             kicker: of(StaticKey::Kicker)?,
+            other_callout: other(StaticKey::Callout)?,
+            other_kicker: other(StaticKey::Kicker)?,
         })
     }
 }
@@ -173,7 +217,17 @@ impl NatsAuth {
 impl NatsPublic {
     /// The part of nats-server's configuration that makes it ask the callout. Public keys only.
     pub fn server_config(&self) -> String {
-        let Self { callout, issuer, xkey, kicker } = self;
+        let Self { issuer, xkey, .. } = self;
+        let both = |one: &str, other: &Option<String>| -> Vec<String> {
+            std::iter::once(one.to_owned()).chain(other.clone()).collect()
+        };
+        let (callouts, kickers) =
+            (both(&self.callout, &self.other_callout), both(&self.kicker, &self.other_kicker));
+        let users = |keys: &[String]| {
+            keys.iter().map(|key| format!("{{ nkey: {key} }}")).collect::<Vec<_>>().join(", ")
+        };
+        let (auth, sys) = (users(&callouts), users(&kickers));
+        let auth_users = [callouts, kickers].concat().join(", ");
         format!(
             "\
 # Harmony Fleet: who may connect is decided by the auth callout. Public keys only.
@@ -181,14 +235,14 @@ accounts {{
   # Devices and the cluster side; users come from the callout alone.
   # nats-server takes no limits from a callout's answer; these hold for each connection.
   FLEET {{ limits {{ max_payload: {MAX_PAYLOAD}, max_subscriptions: {MAX_SUBSCRIPTIONS} }} }}
-  AUTH {{ users: [ {{ nkey: {callout} }} ] }}
-  SYS {{ users: [ {{ nkey: {kicker} }} ] }}
+  AUTH {{ users: [ {auth} ] }}
+  SYS {{ users: [ {sys} ] }}
 }}
 system_account: SYS
 authorization {{
   auth_callout {{
     issuer: {issuer}
-    auth_users: [ {callout}, {kicker} ]
+    auth_users: [ {auth_users} ]
     account: AUTH
     xkey: {xkey}
   }}
@@ -213,15 +267,6 @@ mod tests {
         let (before, after) = (first.public().unwrap(), second.public().unwrap());
         assert_eq!((before.callout, before.issuer, before.xkey), (after.callout, after.issuer, after.xkey));
         assert_ne!(before.kicker, after.kicker);
-    }
-
-    #[test]
-    fn a_rotation_changes_one_key() {
-        let (keys, _) = NatsAuth::default().complete().unwrap();
-        let rotated = keys.clone().rotated(StaticKey::Issuer).unwrap();
-        let (before, after) = (keys.public().unwrap(), rotated.public().unwrap());
-        assert_ne!(before.issuer, after.issuer);
-        assert_eq!(NatsPublic { issuer: before.issuer.clone(), ..after }, before);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use k8s_openapi::{
 
 use super::{
     material::Versions,
-    nats::{NATS_AUTH, NatsAuth},
+    nats::{NATS_AUTH, NatsAuth, entries},
     plan::{Desired, InUse, Stored},
 };
 use crate::{
@@ -191,6 +191,9 @@ pub async fn write_nats(
     current: Option<Secret>,
 ) -> Result<Option<String>, FleetError> {
     let mut data = current.as_ref().and_then(|secret| secret.data.clone()).unwrap_or_default();
+    // Entries of others stay; ours that a rotation ended go.
+    let ours: Vec<String> = entries().collect();
+    data.retain(|entry, _| !ours.contains(entry));
     data.extend(keys.secret(cluster.namespace()).data.unwrap_or_default());
     write_secret(cluster, NATS_AUTH, current, data, BTreeMap::new()).await
 }

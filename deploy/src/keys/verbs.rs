@@ -4,12 +4,14 @@ use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use fleet_wire::name::KeyVersion;
+use k8s_openapi::api::core::v1::Secret;
 use serde::Serialize;
 
 use super::{
     material::RootKey,
-    nats::StaticKey,
+    nats::{NatsAuth, StaticKey, entries},
     plan::{Kind, Reach},
+    rotation::{self, Step},
     store::{self, Order},
 };
 use crate::{
@@ -40,10 +42,17 @@ pub enum Verb {
     #[command(after_help = "Examples:\n  fleet keys show\n  fleet keys show -o json")]
     Show(ShowArgs),
     /// Makes the static NATS keys of the callout and the kicker, and prints nats-server's part.
-    #[command(after_help = "Examples:\n  fleet keys nats-init -o nats-conf > auth.conf")]
-    NatsInit(NatsArgs),
-    /// Makes one of the static NATS keys anew.
-    #[command(after_help = "Examples:\n  fleet keys nats-rotate kicker -o nats-conf > auth.conf")]
+    #[command(
+        after_help = "Examples:\n  fleet keys nats-init -o nats-conf > auth.conf\n  fleet keys nats-init \
+                            --seed-folder /etc/harmony-fleet/nats\n  fleet keys nats-init --dry-run -o yaml | kubeseal"
+    )]
+    NatsInit(NatsInitArgs),
+    /// Replaces static NATS keys, in three steps between which the old and the new ones work.
+    #[command(
+        after_help = "Examples:\n  fleet keys nats-rotate begin callout kicker -o nats-conf > auth.conf\n  fleet \
+                            keys nats-rotate use callout kicker\n  fleet keys nats-rotate finish callout kicker -o \
+                            nats-conf > auth.conf"
+    )]
     NatsRotate(NatsRotateArgs),
 }
 
@@ -106,19 +115,35 @@ enum ShowFormat {
     Yaml,
 }
 
-/// `fleet keys nats-init`
+/// What is shown of the static NATS keys.
 #[derive(Debug, Args)]
 pub struct NatsArgs {
-    /// What is printed: the public keys, or nats-server's configuration with them.
+    /// What is printed.
     #[arg(short, long, value_enum, default_value_t)]
     output: NatsFormat,
+    /// Also write the private keys into files of mode 0600, for programs outside of the cluster.
+    #[arg(long, value_name = "FOLDER")]
+    seed_folder: Option<PathBuf>,
+}
+
+/// `fleet keys nats-init`
+#[derive(Debug, Args)]
+pub struct NatsInitArgs {
+    #[command(flatten)]
+    show: NatsArgs,
+    /// Write nothing to the cluster: what `-o yaml` prints, you apply.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// `fleet keys nats-rotate`
 #[derive(Debug, Args)]
 pub struct NatsRotateArgs {
-    /// Which key.
-    key: StaticKey,
+    /// Which step.
+    step: Step,
+    /// Which keys.
+    #[arg(required = true)]
+    keys: Vec<StaticKey>,
     #[command(flatten)]
     show: NatsArgs,
 }
@@ -131,8 +156,10 @@ enum NatsFormat {
     Text,
     /// `accounts` and `authorization` of nats-server.
     NatsConf,
-    /// JSON.
+    /// The public keys as JSON.
     Json,
+    /// The Secret itself, private keys included.
+    Yaml,
 }
 
 /// Does it.
@@ -162,12 +189,21 @@ pub async fn run(cluster: &Cluster, verb: Verb) -> Result<(), FleetError> {
             report(store::write(cluster, snapshot, &desired, Order::StatementFirst).await?)
         }
         Verb::Show(ShowArgs { output }) => show(cluster, output).await,
-        Verb::NatsInit(NatsArgs { output }) => {
+        Verb::NatsInit(NatsInitArgs { show, dry_run }) => {
+            if dry_run && show.output != NatsFormat::Yaml {
+                return Err(FleetError::Usage {
+                    what: "--dry-run makes keys that only its output has".to_owned(),
+                    next: "add `-o yaml`, and apply what it prints".to_owned(),
+                });
+            }
             let (keys, secret) = store::read_nats(cluster).await?;
             let (keys, _) = keys.complete()?;
-            nats(cluster, keys, secret, output).await
+            if !dry_run {
+                write_nats(cluster, &keys, secret).await?;
+            }
+            show_nats(cluster, &keys, &show)
         }
-        Verb::NatsRotate(NatsRotateArgs { key, show: NatsArgs { output } }) => {
+        Verb::NatsRotate(NatsRotateArgs { step, keys: chosen, show }) => {
             let (keys, secret) = store::read_nats(cluster).await?;
             if secret.is_none() {
                 return Err(FleetError::not_found(
@@ -175,12 +211,10 @@ pub async fn run(cluster: &Cluster, verb: Verb) -> Result<(), FleetError> {
                     "make them with `fleet keys nats-init`",
                 ));
             }
-            let keys = keys.rotated(key)?;
-            nats(cluster, keys, secret, output).await?;
-            note(
-                "next: give the new configuration to nats-server and start the callout and the enroller again; until \
-                 then connected devices stay connected, and nobody new is let in",
-            );
+            let keys = keys.rotated(step, &chosen)?;
+            write_nats(cluster, &keys, secret).await?;
+            show_nats(cluster, &keys, &show)?;
+            note(&rotation::afterwards(step, &chosen));
             Ok(())
         }
     }
@@ -229,22 +263,38 @@ fn report(changes: Vec<String>) -> Result<(), FleetError> {
     print(&(changes.join("\n") + "\n"))
 }
 
-async fn nats(
-    cluster: &Cluster,
-    keys: super::nats::NatsAuth,
-    secret: Option<k8s_openapi::api::core::v1::Secret>,
-    format: NatsFormat,
-) -> Result<(), FleetError> {
-    let public = keys.public()?;
-    let written = store::write_nats(cluster, &keys, secret).await?;
+async fn write_nats(cluster: &Cluster, keys: &NatsAuth, secret: Option<Secret>) -> Result<(), FleetError> {
+    let written = store::write_nats(cluster, keys, secret).await?;
     note(written.as_deref().unwrap_or("nothing to change"));
-    print(&match format {
-        NatsFormat::Text => format!(
-            "callout  {}\nissuer   {}\nxkey     {}\nkicker   {}\n",
-            public.callout, public.issuer, public.xkey, public.kicker
-        ),
+    Ok(())
+}
+
+fn show_nats(cluster: &Cluster, keys: &NatsAuth, show: &NatsArgs) -> Result<(), FleetError> {
+    let public = keys.public()?;
+    if let Some(folder) = &show.seed_folder {
+        for entry in entries() {
+            let seed = keys.seeds().find(|(name, _)| *name == entry).map(|(_, seed)| seed.as_str());
+            private_file::keep(&folder.join(&entry), seed)?;
+        }
+    }
+    print(&match show.output {
+        NatsFormat::Text => {
+            let other = |key: &Option<String>| {
+                key.as_ref().map(|key| format!("\n         {key} (also accepted)")).unwrap_or_default()
+            };
+            format!(
+                "callout  {}{}\nissuer   {}\nxkey     {}\nkicker   {}{}\n",
+                public.callout,
+                other(&public.other_callout),
+                public.issuer,
+                public.xkey,
+                public.kicker,
+                other(&public.other_kicker)
+            )
+        }
         NatsFormat::NatsConf => public.server_config(),
         NatsFormat::Json => json(&public)?,
+        NatsFormat::Yaml => yaml(&keys.secret(cluster.namespace()))?,
     })
 }
 

@@ -40,6 +40,7 @@ use vk_nats::{
         auth::{Access, ReviewError, Reviewer, User},
         edge::{Fleet, FrameStream},
     },
+    serving_certificate::Pair as ServingPair,
 };
 
 pub fn device(name: &str) -> DeviceName {
@@ -248,7 +249,7 @@ impl Pki {
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
-    fn server(&self) -> Pair {
+    pub fn server(&self) -> Pair {
         let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.pair(params)
@@ -267,6 +268,12 @@ impl Pki {
     }
 }
 
+fn write(folder: &tempfile::TempDir, name: &str, text: &str) -> std::path::PathBuf {
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
 /// The API, served.
 pub struct Case {
     pub pki: Pki,
@@ -280,21 +287,25 @@ pub struct Case {
 
 impl Case {
     pub async fn start() -> Self {
-        let pki = Pki::new();
         let files = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| {
-            let path = files.path().join(name);
-            std::fs::write(&path, text).unwrap();
-            path
-        };
+        let pki = Pki::new();
         let (certificate, key) = pki.server();
-        let tls = Tls {
-            certificate: Certificate::Files {
-                certificate: write("tls.crt", &certificate),
-                key: write("tls.key", &key),
-            },
-            client_ca: Some(write("ca.crt", &pki.authority)),
+        let certificate = Certificate::Files {
+            certificate: write(&files, "tls.crt", &certificate),
+            key: write(&files, "tls.key", &key),
         };
+        Self::with(certificate, pki, files)
+    }
+
+    /// With a certificate that comes when the test sends it.
+    pub fn signed_later() -> (Self, watch::Sender<Option<Arc<ServingPair>>>) {
+        let (signed, certificate) = watch::channel(None);
+        let files = tempfile::tempdir().unwrap();
+        (Self::with(Certificate::Cluster(certificate), Pki::new(), files), signed)
+    }
+
+    fn with(certificate: Certificate, pki: Pki, files: tempfile::TempDir) -> Self {
+        let tls = Tls { certificate, client_ca: Some(write(&files, "ca.crt", &pki.authority)) };
         let fleet = Arc::new(FakeFleet::new());
         let port = free_port();
         let ports = watch::Sender::new(BTreeMap::from([(device("pi-1"), port)]));

@@ -137,7 +137,8 @@ fn authorizer(issuer: &str, xkey: &str, members: Vec<Enrollment>) -> Result<Auth
     }
     Ok(Authorizer {
         issuer: Issuer::new(issuer, "FLEET")?,
-        servers: Servers::new(XKey::from_seed(xkey)?),
+        servers: Servers::new([XKey::from_seed(xkey)?]),
+        spare_issuers: Vec::new(),
         registry,
         tokens: Tokens::new(Oidc::default(), ServiceAccounts::new(Nobody)),
         policy: Policy {

@@ -93,7 +93,7 @@ async fn up(folder: &Path) -> Result<()> {
         return Ok(());
     }
     show::say("Starting a control plane, a NATS server and two devices …");
-    Fleet::up_in(folder, "demo", Owner::Person, FleetOptions::with_devices(DEVICES)).await?;
+    Fleet::up_in(folder, "demo", Owner::Person, FleetOptions::with_devices(DEVICES).unobserved()).await?;
     write_json(&folder.join("built.json"), &built)?;
     show::say(&format!("The fleet came up in {} s.", started.elapsed().as_secs()));
     Ok(())
