@@ -121,6 +121,20 @@ async fn vk_nats_does_what_a_kubelet_does_and_no_more(fleet: &Fleet) -> Result<(
     works(&vk, &format!("get {request}")).await?;
     refused(&vk, "get certificatesigningrequests", forbidden).await?;
     refused(&vk, &format!("delete {request}"), forbidden).await?;
+    let foreign = json!({
+        "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+        "metadata": { "name": "vk-nats-as-somebody" },
+        "spec": {
+            "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"],
+            "request": fleet.kubectl.json(&format!("get {request}")).await?["spec"]["request"],
+        },
+    });
+    let refusal =
+        vk.fed("create --filename -", &foreign.to_string()).await.err().map(|error| error.to_string());
+    ensure!(
+        refusal.as_deref().is_some_and(|text| text.contains("serving certificates only")),
+        "vk-nats asks for a client certificate: {refusal:?}"
+    );
     for (verb, resource) in [
         ("update", "certificatesigningrequests/approval"),
         ("approve", "signers.certificates.k8s.io/kubernetes.io/kubelet-serving"),

@@ -40,6 +40,8 @@ use signer::{Signer, SignerError};
 
 /// How long one request may stay unanswered before it is replaced: a kubelet's 15 minutes.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// As long as this it takes each time, and nobody has to be told.
+const QUICK: Duration = Duration::from_secs(3);
 /// How long nobody has to wonder why it is not approved.
 const USUAL: Duration = Duration::from_secs(30);
 /// How often a certificate's age is looked at, by the wall clock: machines sleep, and clocks are set.
@@ -177,7 +179,9 @@ impl<S: Signer, C: Fn() -> Timestamp> Keeper<S, C> {
                 // It may be back before the request is too old.
                 Err(error) => error.to_string(),
             };
-            self.lack(&waiting);
+            if asked.elapsed() >= QUICK {
+                self.lack(&waiting);
+            }
             if !wondered && asked.elapsed() >= USUAL {
                 wondered = true;
                 tracing::warn!(

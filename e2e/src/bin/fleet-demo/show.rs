@@ -44,6 +44,13 @@ pub async fn walk(fleet: &Fleet) -> Result<()> {
     title("Two devices are two Nodes");
     show.kubectl("get nodes --output wide").await?;
 
+    title("The cluster signed the certificate with which the API server reaches them");
+    show.kubectl("get certificatesigningrequests").await?;
+
+    title("The only static credentials: four keys of nats-server, in a Secret");
+    show.kubectl("describe secret fleet-nats-auth --namespace harmony-fleet").await?;
+    show.fleet("keys nats-init").await?;
+
     title("A DaemonSet runs on each of them");
     show.kubectl(&format!("apply --filename {}", examples.join("web-daemonset.yaml").display())).await?;
     show.kubectl("rollout status daemonset/web --timeout 2m").await?;
