@@ -133,6 +133,15 @@ mod tests {
     }
 
     #[test]
+    fn completions_have_one_name_and_the_other_still_works() {
+        for name in ["completion", "completions"] {
+            let command = Command::try_parse_from(["fleet", name, "bash"]).unwrap();
+            assert!(matches!(command.verb, Verb::Completion { shell: Shell::Bash }));
+        }
+        assert!(!Command::command().render_long_help().to_string().contains("completions"));
+    }
+
+    #[test]
     fn every_command_on_objects_has_examples() {
         for group in ["device", "keys"] {
             let command = Command::command();
