@@ -287,9 +287,9 @@ fn curve_from(key: &str, file: &Path) -> Result<XKey, SettingsError> {
         .map_err(|_| invalid(key, file.display(), "a file with the seed of a curve key (SX…)"))
 }
 
-/// Outside of a rotation none of them is there.
+/// Outside of a rotation none of them is there. One that cannot be looked at is no missing one.
 fn existing(files: Option<Vec<PathBuf>>) -> impl Iterator<Item = PathBuf> {
-    files.into_iter().flatten().filter(|file| file.exists())
+    files.into_iter().flatten().filter(|file| file.try_exists().unwrap_or(true))
 }
 
 fn read(key: &str, file: &Path) -> Result<Zeroizing<String>, SettingsError> {

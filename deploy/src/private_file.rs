@@ -3,7 +3,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
 };
 
@@ -48,7 +48,8 @@ pub fn keep(path: &Path, content: Option<&str>) -> Result<(), FleetError> {
             _ => Ok(()),
         };
     };
-    if read(path).is_ok_and(|present| present.as_str() == content) {
+    let private = fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o777 == 0o600);
+    if private && read(path).is_ok_and(|present| present.as_str() == content) {
         return Ok(());
     }
     if let Some(folder) = path.parent() {
@@ -77,8 +78,6 @@ pub fn read(path: &Path) -> Result<Zeroizing<String>, FleetError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[test]
@@ -86,10 +85,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("nats").join("callout.nk");
         keep(&path, None).unwrap();
-        for content in ["first", "first", "second"] {
+        for content in ["first", "first", "second", "second"] {
             keep(&path, Some(content)).unwrap();
             assert_eq!(read(&path).unwrap().as_str(), content);
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         }
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         keep(&path, None).unwrap();
