@@ -22,6 +22,7 @@ use crate::control_plane::{self, ControlPlane, ControlPlaneOptions};
 use crate::device::Device;
 use crate::enroller;
 use crate::image::{self, Image};
+use crate::issuers::Issuers;
 use crate::keys::FleetKeyFiles;
 use crate::kubectl::Kubectl;
 use crate::ledger::{self, Owner};
@@ -66,6 +67,9 @@ pub struct FleetOptions {
     /// Devices that are switched on and not enrolled: their agents are not started.
     #[serde(default)]
     pub unenrolled: Vec<String>,
+    /// Whether it has identity providers, and callouts that believe them.
+    #[serde(default)]
+    pub issuers: bool,
     /// Sizes, in mebibytes, of the data folders of devices that have a small disk for it.
     #[serde(default)]
     pub small_disks: BTreeMap<String, u32>,
@@ -89,6 +93,7 @@ impl FleetOptions {
             callouts: 1,
             observer: true,
             unenrolled: Vec::new(),
+            issuers: false,
             small_disks: BTreeMap::new(),
         }
     }
@@ -134,6 +139,12 @@ impl FleetOptions {
         self
     }
 
+    /// The same with identity providers.
+    #[must_use]
+    pub fn issuers(self) -> Self {
+        Self { issuers: true, ..self }
+    }
+
     /// The same with so many callouts.
     #[must_use]
     pub fn callouts(self, callouts: u8) -> Self {
@@ -168,6 +179,8 @@ pub struct Fleet {
     pub control_plane: ControlPlane,
     /// The broker.
     pub nats: Nats,
+    /// The identity providers, if it was asked for some.
+    pub issuers: Option<Issuers>,
     /// The auth callouts; none in a bare fleet, where NATS lets in nobody but its observer.
     pub callouts: Vec<Service>,
     /// The enroller, unless the fleet is bare.
@@ -255,6 +268,9 @@ impl Fleet {
         if !self.control_plane.apiserver.is_running() {
             self.control_plane.start_apiserver().await?;
         }
+        if let Some(issuers) = &self.issuers {
+            issuers.clear().await?;
+        }
         for service in self.services().filter(|service| !service.process.is_running()) {
             service.start().await?;
         }
@@ -318,6 +334,14 @@ impl Fleet {
     /// When the fleet is bare.
     pub fn enroller(&self) -> Result<&Service> {
         self.enroller.as_ref().context("this fleet was started without an enroller")
+    }
+
+    /// The identity providers.
+    ///
+    /// # Errors
+    /// When the fleet has none.
+    pub fn issuers(&self) -> Result<&Issuers> {
+        self.issuers.as_ref().context("this fleet was started without identity providers")
     }
 
     /// All programs of ours on the cluster side, in the order in which they are started.
@@ -418,7 +442,9 @@ impl Fleet {
             let agent = self.options.agents.then_some(&device.agent);
             [Some(&device.podman.service), agent].into_iter().flatten()
         });
+        let issuers = self.issuers.iter().flat_map(|issuers| [&issuers.devices, &issuers.persons]);
         let shared = self.control_plane.processes().into_iter().chain([&self.nats.server]);
+        let shared = shared.chain(issuers.map(|issuer| &issuer.process));
         shared.chain(self.services().map(|service| &service.process)).chain(devices)
     }
 
@@ -431,6 +457,7 @@ impl Fleet {
         Ok(Self {
             control_plane: ControlPlane::new(folder, &network, &tools, &options.control_plane)?,
             nats: Nats::new(folder, &network, &tools)?,
+            issuers: options.issuers.then(|| Issuers::new(folder, &network, &tools)).transpose()?,
             callouts: (0..if ours { options.callouts } else { 0 })
                 .map(|replica| callout::service(folder, &network, replica))
                 .collect::<Result<_>>()?,
@@ -459,6 +486,12 @@ impl Fleet {
             self.nats.start().await
         };
         tokio::try_join!(servers, self.prepare_devices(&images))?;
+        let mut callout_settings = toml::Table::new();
+        if let Some(issuers) = &self.issuers {
+            issuers.start().await?;
+            callout_settings = issuers.settings();
+        }
+        callout_settings.extend(self.options.callout_settings.clone());
         let (Some(vk), Some(enroller)) = (&self.vk, &self.enroller) else { return Ok(()) };
         tracing::info!("installing callout, enroller and vk-nats");
         let keys = self.keys()?;
@@ -470,7 +503,7 @@ impl Fleet {
             enroller_settings.insert("pod-cidr".into(), cidr.clone().into());
         }
         tokio::try_join!(
-            callout::configure(&self.callouts, folder, network, (kubectl, nats), &options.callout_settings),
+            callout::configure(&self.callouts, folder, network, (kubectl, nats), &callout_settings),
             enroller::configure(enroller, folder, network, (kubectl, nats, &keys), &enroller_settings),
             vk::configure(vk, folder, network, (kubectl, nats, &keys), &options.vk_settings),
         )?;

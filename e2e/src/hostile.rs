@@ -12,3 +12,4 @@ pub mod logins;
 pub mod member;
 pub mod subjects;
 pub mod table;
+pub mod tokens;

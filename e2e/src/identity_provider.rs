@@ -9,13 +9,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use fleet::login::{self, LoginError, Session, Settings, Verification};
 use fleet_daemon::oidc::http::HttpClient;
+use fleet_daemon::oidc::{MachineLogin, MachineLoginSettings};
 use rustix::process::Signal;
 use serde::Serialize;
+use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::binaries::Tools;
+use crate::jwt::PublicKey;
 use crate::netns::Netns;
 use crate::pki::{Pki, write_private};
 use crate::process::{Process, Spec};
@@ -77,39 +81,41 @@ pub struct IdentityProvider {
     /// Its process.
     pub process: Process,
     folder: PathBuf,
-    pki: Pki,
+    ca_file: PathBuf,
     place: Place,
 }
 
 impl IdentityProvider {
-    /// Describes it and makes its certificate; starts nothing.
+    /// Describes it and makes its certificate; starts nothing. `name` tells it from others of the fleet.
     ///
     /// # Errors
     /// When it is not built or a file cannot be written.
-    pub fn new(fleet: &Path, place: Place, tools: &Tools) -> Result<Self> {
+    pub fn new(fleet: &Path, name: &str, place: Place, tools: &Tools) -> Result<Self> {
         let pki = Pki::open(fleet)?;
-        if !pki.cert("oidc").exists() {
-            pki.authority("oidc-ca")?;
-            pki.server("oidc-ca", "oidc", &["oidc"], &[place.address])?;
+        let authority = format!("{name}-ca");
+        if !pki.cert(name).exists() {
+            pki.authority(&authority)?;
+            pki.server(&authority, name, &[name], &[place.address])?;
         }
-        let folder = fleet.join("oidc");
+        let folder = fleet.join(name);
         fs::create_dir_all(&folder)?;
         let text = |path: PathBuf| path.display().to_string();
         let spec = Spec {
-            name: "oidc".into(),
+            name: name.into(),
             program: tools.path("oidc-provider")?,
             args: vec![
                 format!("--issuer={}", issuer(&place)),
                 format!("--listen={}:{}", place.address, place.port),
                 format!("--admin={}:{}", place.address, place.admin_port),
-                format!("--tls-cert={}", text(pki.cert("oidc"))),
-                format!("--tls-key={}", text(pki.key("oidc"))),
+                format!("--tls-cert={}", text(pki.cert(name))),
+                format!("--tls-key={}", text(pki.key(name))),
                 format!("--client={CLIENT}"),
             ],
             env: BTreeMap::new(),
             netns: place.netns.clone(),
         };
-        Ok(Self { process: Process::new(fleet, spec), folder, pki, place })
+        let ca_file = pki.cert(&authority);
+        Ok(Self { process: Process::new(fleet, spec), folder, ca_file, place })
     }
 
     /// Starts it and waits until it answers. Accounts and keys do not outlive the process.
@@ -140,7 +146,7 @@ impl IdentityProvider {
     /// The certificate authority that clients pin.
     #[must_use]
     pub fn ca_file(&self) -> PathBuf {
-        self.pki.cert("oidc-ca")
+        self.ca_file.clone()
     }
 
     /// Adds or changes an account; a change drops its keys.
@@ -160,6 +166,79 @@ impl IdentityProvider {
         let file = self.folder.join(format!("{account}.json"));
         write_private(&file, &json)?;
         Ok(file)
+    }
+
+    /// Signs claims, whatever they say, with the key of now; `key_id` names another one than that in the header.
+    ///
+    /// # Errors
+    /// When the provider refuses.
+    pub async fn sign(&self, claims: &Value, key_id: Option<&str>) -> Result<String> {
+        let key_id = key_id.map(|id| format!("?kid={id}")).unwrap_or_default();
+        self.admin(&format!("/sign{key_id}"), &claims.to_string()).await
+    }
+
+    /// A token of a machine, by client credentials; `scopes` ask for the audience.
+    ///
+    /// # Errors
+    /// When the provider refuses.
+    pub async fn token_of(&self, account: Account, scopes: &[&str]) -> Result<String> {
+        let account = Account { secret: "s3cr&t: 1".into(), ..account };
+        self.put(&account).await?;
+        let secret = self.folder.join(format!("{}.secret", account.id));
+        write_private(&secret, &account.secret)?;
+        let settings = MachineLoginSettings {
+            client_id: Some(account.id),
+            client_secret_file: Some(secret),
+            scopes: scopes.iter().map(ToString::to_string).collect(),
+            ..self.machine_login()
+        };
+        Ok(MachineLogin::new(settings)?.token().await?.secret().to_owned())
+    }
+
+    /// What every machine's login here has; key or secret are to be added.
+    #[must_use]
+    pub fn machine_login(&self) -> MachineLoginSettings {
+        MachineLoginSettings {
+            issuer: self.issuer(),
+            client_id: None,
+            audience: None,
+            scopes: vec!["openid".into()],
+            key_file: None,
+            client_secret_file: None,
+            ca_file: Some(self.ca_file()),
+        }
+    }
+
+    /// Logs a person in by the device flow, and decides for it at once.
+    ///
+    /// # Errors
+    /// The outer one when the provider does not answer, the inner one is what the login came to.
+    pub async fn log_in(
+        &self,
+        (account, approve): (&str, bool),
+        scopes: &[&str],
+    ) -> Result<Result<Session, LoginError>> {
+        let (shown, seen) = tokio::sync::oneshot::channel();
+        let mut shown = Some(shown);
+        let settings = Settings {
+            issuer: self.issuer(),
+            client_id: CLIENT.into(),
+            scopes: scopes.iter().map(ToString::to_string).collect(),
+            audience: None,
+            ca_file: Some(self.ca_file()),
+        };
+        let mut prompt = |verification: &Verification| {
+            // Shown once; who waits for it may have given up.
+            let _ = shown.take().map(|shown| shown.send(verification.clone()));
+        };
+        let decide = async {
+            let verification = seen.await?;
+            ensure!(verification.uri == format!("{}/device", self.issuer()), "{verification:?}");
+            self.decide(&verification.code, account, approve).await
+        };
+        let (session, decided) = tokio::join!(login::device_flow(&settings, &mut prompt), decide);
+        decided?;
+        Ok(session)
     }
 
     /// Signs with a new key from now on; `forget` takes the old ones out of the key set.
@@ -198,6 +277,15 @@ impl IdentityProvider {
         let answer = self.client()?.send(request).await?;
         ensure!(answer.status().is_success(), "{}", String::from_utf8_lossy(answer.body()));
         Ok(())
+    }
+
+    /// The first of its public keys, which everybody may know. RSA only.
+    ///
+    /// # Errors
+    /// When it is another kind of key, or nobody answers.
+    pub async fn public_key(&self) -> Result<PublicKey> {
+        let keys = http::Request::get(format!("{}/keys", self.issuer())).body(Vec::new())?;
+        PublicKey::first_of(self.client()?.send(keys).await?.body())
     }
 
     /// A client that trusts it.

@@ -35,6 +35,8 @@ pub mod fleet;
 pub mod hostile;
 pub mod identity_provider;
 pub mod image;
+pub mod issuers;
+pub mod jwt;
 pub mod keys;
 pub mod kubectl;
 pub mod ledger;

@@ -7,7 +7,8 @@
 //! shell reach the API server and a device's published ports.
 //!
 //! Devices stand behind a NAT in real life. Two rules inside the cluster's
-//! namespace make it so here: a device reaches the NATS port and nothing else, and
+//! namespace make it so here: a device reaches the NATS port (and its identity
+//! provider, where there is one) and nothing else, and
 //! nothing of the cluster side can open a connection to a device.
 
 use std::fmt;
@@ -206,6 +207,17 @@ impl Network {
         // Programs find "the" address of a machine by its default route.
         let gateway = self.cluster_address().to_string();
         ip(["-n", ns, "route", "add", "default", "via", &gateway]).await
+    }
+
+    /// Lets devices reach one more port of the cluster's namespace, for what stands in the internet in real life.
+    ///
+    /// # Errors
+    /// When `iptables` refuses.
+    pub async fn let_devices_reach(&self, port: u16) -> Result<()> {
+        let devices = format!("{}/25", self.address(FIRST_DEVICE));
+        // Before what refuses them everything else.
+        let rule = format!("-I INPUT 1 -s {devices} -p tcp --dport {port} -j ACCEPT");
+        self.cluster().iptables(&rule).await
     }
 
     /// Pulls or plugs the cable of a device; its programs keep running.

@@ -9,7 +9,7 @@ use e2e::fleet::{Fleet, FleetOptions};
 use e2e::hostile::envelopes::{self, Wire};
 use e2e::hostile::member::Member;
 use e2e::hostile::table::{Table, Verdict};
-use e2e::hostile::{doors, floods, logins, subjects};
+use e2e::hostile::{doors, floods, logins, subjects, tokens};
 use e2e::scenarios;
 use e2e::wait::{Look, until};
 use e2e::workload::{PATIENCE, Scene, condition, daemon_set, pod, shell};
@@ -20,7 +20,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 scenarios!(
-    FleetOptions::with_devices(["alpha", "beta"]);
+    FleetOptions::with_devices(["alpha", "beta"]).issuers();
     a_hostile_device_gets_nowhere,
 );
 
@@ -108,6 +108,7 @@ async fn attack(fleet: &Fleet, scene: &Scene<'_>, table: &mut Table) -> Result<(
     doors::keys_for_others(table, nats, &own, &victim).await?;
     let token = Issued::for_device("epsilon")?.intent(fleet).await?.token;
     logins::try_all(table, nats, &own, &victim.identity.public_key(), &token).await?;
+    tokens::try_all(table, fleet, &own).await?;
     floods::try_all(table, nats, &own).await?;
     out(table, fleet, &own).await
 }

@@ -7,16 +7,15 @@ use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use callout::oidc::{OidcError, Provider, ProviderSettings, unverified_issuer};
 use e2e::binaries::Tools;
-use e2e::identity_provider::{Account, CLIENT, IdentityProvider, Place, ROLES_CLAIM};
+use e2e::identity_provider::{Account, IdentityProvider, Place, ROLES_CLAIM};
+use e2e::jwt::{encode, hmac, part, unsigned};
 use e2e::wait::{Look, until};
-use fleet::login::{self, LoginError, Settings, Store, Verification};
+use fleet::login::{self, LoginError, Store};
 use fleet_daemon::oidc::{MachineLogin, MachineLoginSettings, OidcError as FetchError};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 
 const PROJECT: &str = "4711";
 const AUDIENCE_SCOPE: &str = "urn:zitadel:iam:org:project:id:4711:aud";
@@ -45,7 +44,7 @@ impl Running {
     async fn start() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let place = Place::on_loopback().await?;
-        let provider = IdentityProvider::new(folder.path(), place, &Tools::locate().await?)?;
+        let provider = IdentityProvider::new(folder.path(), "oidc", place, &Tools::locate().await?)?;
         let running = Self { provider, _folder: folder };
         running.provider.start().await?;
         Ok(running)
@@ -62,15 +61,8 @@ impl Running {
     }
 
     fn login(&self) -> MachineLoginSettings {
-        MachineLoginSettings {
-            issuer: self.issuer(),
-            client_id: None,
-            audience: None,
-            scopes: vec!["openid".into(), AUDIENCE_SCOPE.into()],
-            key_file: None,
-            client_secret_file: None,
-            ca_file: Some(self.ca_file()),
-        }
+        let scopes = vec!["openid".into(), AUDIENCE_SCOPE.into()];
+        MachineLoginSettings { scopes, ..self.machine_login() }
     }
 
     /// A machine with a registered key.
@@ -78,53 +70,6 @@ impl Running {
         self.put(&Account { id: name.into(), roles: vec!["device".into()], ..Account::default() }).await?;
         let key_file = Some(self.register_key(name).await?);
         Ok(MachineLogin::new(MachineLoginSettings { key_file, ..self.login() })?)
-    }
-
-    /// A token by client credentials, for accounts whose tokens are to be odd.
-    async fn token_of(&self, account: Account, scopes: &[&str]) -> Result<String> {
-        let account = Account { secret: "s3cr&t: 1".into(), ..account };
-        self.put(&account).await?;
-        let secret = tempfile::NamedTempFile::new()?;
-        std::fs::write(secret.path(), &account.secret)?;
-        let settings = MachineLoginSettings {
-            client_id: Some(account.id),
-            client_secret_file: Some(secret.path().to_owned()),
-            scopes: scopes.iter().map(ToString::to_string).collect(),
-            ..self.login()
-        };
-        Ok(MachineLogin::new(settings)?.token().await?.secret().to_owned())
-    }
-
-    fn person(&self) -> Settings {
-        Settings {
-            issuer: self.issuer(),
-            client_id: CLIENT.into(),
-            scopes: vec![AUDIENCE_SCOPE.into()],
-            audience: None,
-            ca_file: Some(self.ca_file()),
-        }
-    }
-
-    /// Logs in as a person who decides at once.
-    async fn person_logs_in(
-        &self,
-        account: &str,
-        approve: bool,
-    ) -> Result<Result<login::Session, LoginError>> {
-        let (shown, seen) = tokio::sync::oneshot::channel();
-        let mut shown = Some(shown);
-        let settings = self.person();
-        let mut prompt = |verification: &Verification| {
-            shown.take().unwrap().send(verification.clone()).unwrap();
-        };
-        let decide = async {
-            let verification = seen.await?;
-            assert_eq!(verification.uri, format!("{}/device", self.issuer()));
-            self.decide(&verification.code, account, approve).await
-        };
-        let (session, decided) = tokio::join!(login::device_flow(&settings, &mut prompt), decide);
-        decided?;
-        Ok(session)
     }
 }
 
@@ -140,14 +85,6 @@ async fn becomes(verifier: &Provider, token: &str, expected: Result<(), &str>) -
         Ok(if label == expected { Look::Done(()) } else { Look::not_yet(format!("{seen:?}")) })
     })
     .await
-}
-
-fn part(token: &str, index: usize) -> Value {
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(index).unwrap()).unwrap()).unwrap()
-}
-
-fn encode(value: &Value) -> String {
-    URL_SAFE_NO_PAD.encode(value.to_string())
 }
 
 #[tokio::test]
@@ -202,19 +139,14 @@ async fn tokens_that_are_not_good_are_refused() -> Result<()> {
 
     let other = Running::start().await?;
     let elsewhere = other.token_of(odd("good", 0, 0), &scopes).await?;
-    let keys = format!("{}/keys", provider.issuer());
-    let keys = provider.client()?.send(http::Request::get(keys).body(Vec::new())?).await?.into_body();
-    let public = serde_json::from_slice::<Value>(&keys)?["keys"][0]["n"].as_str().unwrap().to_owned();
+    let public = provider.public_key().await?;
     let kid = part(&good, 0)["kid"].clone();
-    let claims = encode(&part(&good, 1));
+    let claims = part(&good, 1);
     let signature = good.rsplit_once('.').unwrap().1;
-    let none = format!("{}.{claims}.", encode(&json!({ "alg": "none", "kid": kid })));
-    let hmac = {
-        let message = format!("{}.{claims}", encode(&json!({ "alg": "HS256", "kid": kid })));
-        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &URL_SAFE_NO_PAD.decode(public)?);
-        format!("{message}.{}", URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, message.as_bytes())))
-    };
-    let invented = format!("{}.{claims}.{signature}", encode(&json!({ "alg": "RS256", "kid": "invented" })));
+    let none = unsigned(&kid, &claims);
+    let hmac = hmac(&kid, &claims, &public.modulus);
+    let invented =
+        format!("{}.{}.{signature}", encode(&json!({ "alg": "RS256", "kid": "invented" })), encode(&claims));
     let mut raised = part(&good, 1);
     raised["sub"] = json!("admin");
     let raised = format!("{}.{}.{signature}", good.split('.').next().unwrap(), encode(&raised));
@@ -307,7 +239,7 @@ async fn a_person_logs_in_with_a_code_and_stays_logged_in() -> Result<()> {
     let provider = Running::start().await?;
     let roles = vec!["fleet-admin".to_owned(), "viewer".to_owned()];
     provider.put(&Account { id: "alice".into(), roles: roles.clone(), ..Account::default() }).await?;
-    let session = provider.person_logs_in("alice", true).await??;
+    let session = provider.log_in(("alice", true), &[AUDIENCE_SCOPE]).await??;
     assert_eq!(session.subject.as_deref(), Some("alice"), "from the signed ID token");
     let verified = verify(&provider.verifier(), session.access_token.expose()).await?;
     assert_eq!(verified.subject, "alice");
@@ -335,7 +267,7 @@ async fn a_person_logs_in_with_a_code_and_stays_logged_in() -> Result<()> {
 async fn a_login_that_is_denied_says_so() -> Result<()> {
     let provider = Running::start().await?;
     provider.put(&Account { id: "alice".into(), ..Account::default() }).await?;
-    let refused = provider.person_logs_in("alice", false).await?.unwrap_err();
+    let refused = provider.log_in(("alice", false), &[AUDIENCE_SCOPE]).await?.unwrap_err();
     assert!(matches!(refused, LoginError::Denied), "{refused:?}");
     Ok(())
 }

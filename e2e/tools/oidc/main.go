@@ -10,6 +10,8 @@
 //	        POST /keys?account=ID     a new key of a machine: answers the JSON key file
 //	        POST /rotate              a new signing key; ?algorithm=ES256, ?forget=true
 //	                                  drops the old ones from the key set at once
+//	        POST /sign                signs the claims in the body, whatever they say; ?kid=ID names
+//	                                  another key than the one that signs
 //	        POST /hang?keys=true      the key set does not answer; =false ends it
 //	        POST /away?on=true        nothing answers: connections are closed
 package main
@@ -105,6 +107,7 @@ func run() error {
 	control.HandleFunc("POST /accounts", store.putAccount)
 	control.HandleFunc("POST /keys", store.registerKey)
 	control.HandleFunc("POST /rotate", store.rotateKeys)
+	control.HandleFunc("POST /sign", store.signClaims)
 	control.HandleFunc("POST /hang", toggle(&mood.keysHang, "keys"))
 	control.HandleFunc("POST /away", toggle(&mood.away, "on"))
 
