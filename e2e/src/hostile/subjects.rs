@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use fleet_wire::enrollment::Door;
 use fleet_wire::envelope::{Direction, Outside, Route};
 use fleet_wire::keys::Agreement;
@@ -87,8 +87,7 @@ pub async fn listen(table: &mut Table, nats: &Nats, own: &Member, victim: &Devic
 pub async fn speak(table: &mut Table, nats: &Nats, own: &Member, victim: &DeviceName) -> Result<()> {
     let mut client = own.connect(nats).await?;
     let observer = nats.observer().await?;
-    let mut heard_by_all = observer.subscribe(">").await?;
-    observer.flush().await?;
+    let mut heard_by_all = everything(&observer).await?;
     let body = b"a stranger's word";
     for subject in [own.up(UpVerb::Heartbeat), Door::Device(own.name.clone()).subject()] {
         let heard = client.publish(&subject, "", body).await?;
@@ -148,8 +147,7 @@ pub async fn speak(table: &mut Table, nats: &Nats, own: &Member, victim: &Device
 /// When the connection is not there, or the control is not answered.
 pub async fn bend_replies(table: &mut Table, nats: &Nats, own: &Member, victim: &DeviceName) -> Result<()> {
     let observer = nats.observer().await?;
-    let mut all = observer.subscribe(">").await?;
-    observer.flush().await?;
+    let mut all = everything(&observer).await?;
     let mut client = own.connect(nats).await?;
     let (root, inbox) = (subject::device_root(victim), subject::inbox_prefix(&own.name));
     let bent = [
@@ -219,6 +217,14 @@ pub async fn bend_replies(table: &mut Table, nats: &Nats, own: &Member, victim: 
         table.attempt(format!("hello with reply subject {reply}"), result);
     }
     Ok(())
+}
+
+/// A subscription to everything that the server knows of: a flush alone says only that the bytes were written.
+async fn everything(observer: &async_nats::Client) -> Result<async_nats::Subscriber> {
+    let mut all = observer.subscribe(">").await?;
+    observer.publish("listening", "".into()).await?;
+    ensure!(wait_for(&mut all, "listening", b"").await, "the observer does not hear itself");
+    Ok(all)
 }
 
 async fn wait_for(all: &mut async_nats::Subscriber, subject: &str, body: &[u8]) -> bool {
