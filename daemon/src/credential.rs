@@ -5,7 +5,7 @@
 //! ```toml
 //! nats-url = "tls://nats.example:4222"
 //! nats-ca-file = "nats-ca.crt"          # or nats-ca = """-----BEGIN CERTIFICATE-----…"""
-//! seed-file = "keys/identity.nk"        # or seed = "SU…"
+//! seed-file = "keys/identity.nk"        # or seed = "SU…"; with a token, neither: a fresh key at each start
 //!
 //! [token]                               # optional
 //! file = "/var/run/secrets/nats/token"
@@ -16,6 +16,8 @@
 //! another type (`fleet_wire::enrollment::EnrollmentIntent`), and no process runs with that.
 //!
 //! Tokens are read or fetched at each connection, never written down.
+
+mod given;
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -31,6 +33,7 @@ use nkeys::{KeyPair, KeyPairType};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+pub use self::given::Given;
 #[cfg(feature = "oidc")]
 use crate::oidc::{MachineLogin, MachineLoginSettings};
 
@@ -278,27 +281,33 @@ fn with_paths(
 }
 
 impl DeviceCredential {
-    /// Reads a file, and the seed that it names. Neither may be readable by others.
+    /// Reads a file, and the seed that it names. Neither may be readable by others; a file of who has no key but the
+    /// one that is made now holds no secret, and may.
     ///
     /// # Errors
     /// [`CredentialError`], which names the file and what to do.
     pub fn load(file: &Path) -> Result<Self, CredentialError> {
         let content =
             |problem: &str| CredentialError::Content { file: file.to_owned(), problem: problem.to_owned() };
-        let text = read_private(file)?;
+        let text = read(file)?;
         let disk: OnDisk = toml::from_str(&text).map_err(|error| {
             // toml's own text quotes the line, which may be the seed's.
             content(error.message())
         })?;
+        if disk.seed.is_some() || disk.seed_file.is_some() {
+            check_private(file)?;
+        }
         let beside = |path: PathBuf| file.parent().map_or_else(|| path.clone(), |folder| folder.join(&path));
         let key = match (disk.seed_file, disk.seed) {
             (Some(path), None) => {
                 let path = beside(path);
                 // Checked like the credential itself.
-                read_private(&path)?;
+                check_private(&path)?;
                 NkeySeed::from_file(&path)?
             }
             (None, Some(seed)) => NkeySeed::new(seed),
+            // The token says who it is; the key is for this connection's sake.
+            (None, None) if disk.token.is_some() => NkeySeed::random()?,
             _ => return Err(content("expected one of `seed-file` and `seed`")),
         };
         key.key_pair()?;
@@ -348,13 +357,18 @@ impl DeviceCredential {
     }
 }
 
-fn read_private(file: &Path) -> Result<Zeroizing<String>, CredentialError> {
+fn read(file: &Path) -> Result<Zeroizing<String>, CredentialError> {
+    let unreadable = |source| CredentialError::Read { file: file.to_owned(), source };
+    fs::read_to_string(file).map(Zeroizing::new).map_err(unreadable)
+}
+
+fn check_private(file: &Path) -> Result<(), CredentialError> {
     let unreadable = |source| CredentialError::Read { file: file.to_owned(), source };
     let mode = fs::metadata(file).map_err(unreadable)?.mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(CredentialError::Permissions { file: file.to_owned(), mode });
     }
-    fs::read_to_string(file).map(Zeroizing::new).map_err(unreadable)
+    Ok(())
 }
 
 fn replace(file: &Path, content: &[u8]) -> io::Result<()> {

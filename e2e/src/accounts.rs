@@ -100,14 +100,20 @@ impl ServiceAccount {
         self.pki.token_kubeconfig(self.name, &self.server, "cluster-ca", &token)
     }
 
-    /// Writes a token of this account for NATS, and gives its path.
+    /// Writes this account's credential for NATS, as its pod would find it in a ConfigMap, and the token that the
+    /// pod would get beside it; gives the credential's path.
     ///
     /// # Errors
     /// When the account does not exist.
-    pub async fn nats_token(&self, kubectl: &Kubectl) -> Result<PathBuf> {
+    pub async fn nats_credential(&self, kubectl: &Kubectl, nats: &Nats) -> Result<PathBuf> {
         let token = self.token(kubectl, Some(NATS_AUDIENCE), TOKEN_DURATION).await?;
         write_private(&self.nats_token, &token)?;
-        Ok(self.nats_token.clone())
+        let credential = json!({
+            "nats-url": nats.url(), "nats-ca-file": nats.ca_file(), "token": { "file": self.nats_token },
+        });
+        let file = self.nats_token.with_extension("toml");
+        fs::write(&file, toml::to_string(&credential)?)?;
+        Ok(file)
     }
 
     /// A token of this account for an audience; `None` is the API server.

@@ -35,14 +35,13 @@ pub async fn configure(
     extra: &toml::Table,
 ) -> Result<()> {
     let account = ServiceAccount::open(fleet, network, SERVICE_ACCOUNT)?;
-    let (kubeconfig, token) = tokio::try_join!(account.kubeconfig(kubectl), account.nats_token(kubectl))?;
+    let (kubeconfig, credential) =
+        tokio::try_join!(account.kubeconfig(kubectl), account.nats_credential(kubectl, nats))?;
     let mut settings = toml::Table::new();
     let mut set = |key: &str, value: String| settings.insert(key.to_owned(), value.into());
     set("kubeconfig", kubeconfig.display().to_string());
     set("namespace", NAMESPACE.to_owned());
-    set("nats-url", nats.url());
-    set("nats-ca-file", nats.ca_file().display().to_string());
-    set("nats-token-file", token.display().to_string());
+    set("nats-credential-file", credential.display().to_string());
     set("system-seed-file", nats.seed_file("kicker").display().to_string());
     set("fleet-keys-file", keys.statement().display().to_string());
     set("log-level", "info,callout=debug,enroller=debug".to_owned());

@@ -36,7 +36,8 @@ pub async fn configure(
     extra: &toml::Table,
 ) -> Result<()> {
     let account = ServiceAccount::open(fleet, network, SERVICE_ACCOUNT)?;
-    let (kubeconfig, token) = tokio::try_join!(account.kubeconfig(kubectl), account.nats_token(kubectl))?;
+    let (kubeconfig, credential) =
+        tokio::try_join!(account.kubeconfig(kubectl), account.nats_credential(kubectl, nats))?;
     let pki = Pki::open(fleet)?;
 
     let mut settings = toml::Table::new();
@@ -44,9 +45,7 @@ pub async fn configure(
     set("kubeconfig", kubeconfig.display().to_string());
     set("namespace", NAMESPACE.to_owned());
     set("identity", vk.name.clone());
-    set("nats-url", nats.url());
-    set("nats-ca-file", nats.ca_file().display().to_string());
-    set("nats-token-file", token.display().to_string());
+    set("nats-credential-file", credential.display().to_string());
     set("fleet-keys-file", keys.statement().display().to_string());
     set("node-address", vk.address.to_string());
     set("listen-address", vk.address.to_string());

@@ -82,9 +82,9 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
 
     let client = kube_client(&settings).await?;
     let nats = fleet_daemon::nats::connect(&NatsSettings {
-        url: settings.nats_url.clone(),
-        ca: settings.nats_ca_file.clone().map(Into::into),
-        login: settings.nats_login.clone(),
+        url: settings.nats.nats_url.clone(),
+        ca: settings.nats.nats_ca.clone(),
+        login: settings.nats.login(),
         name: format!("vk-nats {}", settings.identity),
         inbox_prefix: None,
         subscription_capacity: devices::QUEUE,

@@ -8,8 +8,7 @@ use std::{
 
 use clap::Args;
 use fleet_daemon::{
-    credential::TokenSource,
-    nats::{Login, NkeySeed},
+    credential::{DeviceCredential, Given},
     settings::{Seconds, SettingsError, invalid, parse, required},
     telemetry::LogFormat,
 };
@@ -37,6 +36,10 @@ pub struct Flags {
     #[arg(long, env = "VK_NATS_IDENTITY")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
+    /// This process's credential for NATS (TOML), in the place of the four settings below.
+    #[arg(long, env = "VK_NATS_NATS_CREDENTIAL_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nats_credential_file: Option<PathBuf>,
     /// NATS server, e.g. tls://nats.example:4222.
     #[arg(long, env = "VK_NATS_NATS_URL", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -144,12 +147,8 @@ pub struct Settings {
     pub namespace: String,
     /// Holder identity.
     pub identity: String,
-    /// NATS server.
-    pub nats_url: String,
-    /// Its CA.
-    pub nats_ca_file: Option<PathBuf>,
-    /// How this process logs in at NATS.
-    pub nats_login: Login,
+    /// Where NATS is, and how this process logs in there.
+    pub nats: DeviceCredential,
     /// Where the fleet's keys lie.
     pub fleet_files: FleetFiles,
     /// The fleet's keys as they were at the start.
@@ -198,7 +197,14 @@ impl Flags {
         }
         let range = self.node_port_range.unwrap_or_else(|| "10300-20299".to_owned());
         let listen = self.listen_address.unwrap_or_else(|| "0.0.0.0".to_owned());
-        let nats_login = nats_login(self.nats_seed_file, self.nats_token_file)?;
+        let nats = Given {
+            nats_credential_file: self.nats_credential_file,
+            nats_url: self.nats_url,
+            nats_ca_file: self.nats_ca_file,
+            nats_seed_file: self.nats_seed_file,
+            nats_token_file: self.nats_token_file,
+        };
+        let nats = nats.resolve()?;
         let key_files =
             required("fleet-key-files", self.fleet_key_files, "files named <version>.nk, e.g. 1.nk")?;
         let (fleet_files, fleet) = fleet(key_files, self.fleet_keys_file)?;
@@ -224,9 +230,7 @@ impl Flags {
                 Some(identity) => return Err(invalid("identity", identity, "a name that is not empty")),
                 None => required("identity", hostname(), "a name, since this machine has no hostname")?,
             },
-            nats_url: required("nats-url", self.nats_url, "nats://host:port or tls://host:port")?,
-            nats_ca_file: self.nats_ca_file,
-            nats_login,
+            nats,
             fleet_files,
             fleet,
             node_address,
@@ -262,21 +266,6 @@ fn serving_certificate(
             key: required("serving-key-file", key, "a PEM file, since there is a certificate file")?,
         }),
     }
-}
-
-/// A key that nobody knows is a login only together with a token.
-fn nats_login(seed_file: Option<PathBuf>, token_file: Option<PathBuf>) -> Result<Login, SettingsError> {
-    let key = match &seed_file {
-        Some(file) => NkeySeed::from_file(file)
-            .and_then(|key| key.key_pair().map(|_| key))
-            .map_err(|error| invalid("nats-seed-file", file.display(), &because(&error)))?,
-        None => {
-            let expected = "a file with a service account's token for NATS, unless nats-seed-file is set";
-            required("nats-token-file", token_file.as_ref(), expected)?;
-            NkeySeed::random().map_err(|error| invalid("nats-seed-file", "", &because(&error)))?
-        }
-    };
-    Ok(Login::Credential { key, token: token_file.map(TokenSource::File) })
 }
 
 fn fleet(seeds: Vec<PathBuf>, statement: Option<PathBuf>) -> Result<(FleetFiles, Fleet), SettingsError> {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use fleet_daemon::{
-    credential::{CredentialError, Login, NkeySeed, TokenSource},
+    credential::Login,
     health::{CheckHandle, Health, HealthServer},
     nats::{self, NatsSettings},
     shutdown::{Shutdown, Tasks},
@@ -51,9 +51,6 @@ pub enum RunError {
     /// NATS cannot be set up.
     #[error(transparent)]
     Nats(#[from] fleet_daemon::nats::NatsError),
-    /// The key of this run cannot be made.
-    #[error(transparent)]
-    Credential(#[from] CredentialError),
     /// The health address cannot be bound.
     #[error(transparent)]
     Health(#[from] fleet_daemon::health::HealthError),
@@ -84,7 +81,7 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
         tasks.spawn("health", server.run(shutdown.clone()));
     }
     let client = cluster::client(settings.kubeconfig.as_deref()).await?;
-    let bus = nats::connect(&enroller_login(&settings)?).await?;
+    let bus = nats::connect(&enroller_login(&settings)).await?;
     tasks.spawn("nats-check", until(shutdown.clone(), nats::report(bus.state.clone(), nats_check)));
     let system = nats::connect(&kicker_login(&settings)).await?;
     tasks.spawn(
@@ -157,9 +154,8 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
     Ok(())
 }
 
-fn enroller_login(settings: &Settings) -> Result<NatsSettings, CredentialError> {
-    let token = Some(TokenSource::File(settings.nats_token_file.clone()));
-    Ok(nats_settings(settings, "enroller", Login::Credential { key: NkeySeed::random()?, token }))
+fn enroller_login(settings: &Settings) -> NatsSettings {
+    nats_settings(settings, "enroller", settings.nats.login())
 }
 
 fn kicker_login(settings: &Settings) -> NatsSettings {
@@ -169,8 +165,8 @@ fn kicker_login(settings: &Settings) -> NatsSettings {
 
 fn nats_settings(settings: &Settings, name: &str, login: Login) -> NatsSettings {
     NatsSettings {
-        url: settings.nats_url.clone(),
-        ca: settings.nats_ca_file.clone().map(Into::into),
+        url: settings.nats.nats_url.clone(),
+        ca: settings.nats.nats_ca.clone(),
         login,
         name: name.to_owned(),
         inbox_prefix: None,

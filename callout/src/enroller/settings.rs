@@ -9,6 +9,7 @@ use std::{
 
 use clap::Args;
 use fleet_daemon::{
+    credential::{DeviceCredential, Given},
     nats::NkeySeed,
     settings::{Seconds, SettingsError, invalid, parse, required},
     telemetry::LogFormat,
@@ -41,6 +42,10 @@ pub struct Flags {
     #[arg(long, env = "ENROLLER_TOKENS_NAMESPACE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_namespace: Option<String>,
+    /// This process's credential for NATS (TOML), in the place of the three settings below.
+    #[arg(long, env = "ENROLLER_NATS_CREDENTIAL_FILE", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nats_credential_file: Option<PathBuf>,
     /// NATS server, e.g. tls://nats.example:4222; several are separated by commas.
     #[arg(long, env = "ENROLLER_NATS_URL", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,12 +115,8 @@ pub struct Settings {
     pub records_namespace: String,
     /// That of the tokens.
     pub tokens_namespace: String,
-    /// NATS server.
-    pub nats_url: String,
-    /// Its CA.
-    pub nats_ca_file: Option<PathBuf>,
-    /// The own token at NATS.
-    pub nats_token_file: PathBuf,
+    /// Where NATS is, and how this process logs in there.
+    pub nats: DeviceCredential,
     /// The user in the system account.
     pub system_seed: NkeySeed,
     /// The enroller's secret curve keys.
@@ -180,18 +181,19 @@ impl Flags {
             .iter()
             .map(|address| parse("serving-addresses", address, "IP addresses, e.g. 10.0.0.5"))
             .collect::<Result<_, _>>()?;
+        let nats = Given {
+            nats_credential_file: self.nats_credential_file,
+            nats_url: self.nats_url,
+            nats_ca_file: self.nats_ca_file,
+            nats_seed_file: None,
+            nats_token_file: self.nats_token_file,
+        };
         Ok(Settings {
             kubeconfig: self.kubeconfig,
             namespace,
             records_namespace,
             tokens_namespace,
-            nats_url: required("nats-url", self.nats_url, "nats://host:port or tls://host:port")?,
-            nats_ca_file: self.nats_ca_file,
-            nats_token_file: required(
-                "nats-token-file",
-                self.nats_token_file,
-                "a file with a service-account token of audience `nats`",
-            )?,
+            nats: nats.resolve()?,
             system_seed,
             enroller_keys: keys(&key_files)?,
             fleet_keys_file: required(
