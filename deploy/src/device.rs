@@ -37,7 +37,7 @@ pub enum Verb {
         after_help = "Examples:\n  fleet device enroll pi-7 -l site=hall-3\n  fleet device enroll pi-7 \
                             --expires 15m -o - | ssh pi-7 sudo device-kubelet enroll --intent -"
     )]
-    Enroll(enroll::EnrollArgs),
+    Enroll(Box<enroll::EnrollArgs>),
     /// Lists devices, invitations and requests.
     #[command(
         visible_alias = "ls",
@@ -108,7 +108,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// [`FleetError`], with an exit code.
 pub async fn run(cluster: &Cluster, verb: Verb) -> Result<(), FleetError> {
     match verb {
-        Verb::Enroll(args) => enroll::run(cluster, args).await,
+        Verb::Enroll(args) => enroll::run(cluster, *args).await,
         Verb::List(args) => list::run(cluster, args).await,
         Verb::Show(args) => show::run(cluster, args).await,
         Verb::Approve(args) => approve::approve(cluster, args).await,

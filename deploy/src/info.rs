@@ -2,13 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use fleet_wire::keys::{KeyError, KeyStatement, SignedKeyStatement};
+use fleet_wire::{
+    enrollment::DeviceIssuer,
+    keys::{KeyError, KeyStatement, SignedKeyStatement},
+};
 use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
 use crate::{cluster::Cluster, error::FleetError};
 
 /// Name of the ConfigMap.
 pub const FLEET_INFO: &str = "fleet-info";
+/// Where devices get tokens: its URL.
+const ISSUER: &str = "deviceIssuer";
+/// What they ask it for, separated by spaces.
+const ISSUER_SCOPES: &str = "deviceIssuerScopes";
+/// Audience, for providers that want it as a parameter.
+const ISSUER_AUDIENCE: &str = "deviceIssuerAudience";
+/// CA of its certificate (PEM).
+const ISSUER_CA: &str = "deviceIssuerCa";
 
 /// What the ConfigMap says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +32,8 @@ pub struct FleetInfo {
     pub root_key: String,
     /// The fleet's keys, signed by the root key.
     pub keys: SignedKeyStatement,
+    /// The identity provider of devices, if they have accounts. An operator writes it there.
+    pub device_issuer: Option<DeviceIssuer>,
 }
 
 impl FleetInfo {
@@ -46,6 +59,12 @@ impl FleetInfo {
         }
         if let Some(ca) = &self.nats_ca {
             data.insert("natsCa".to_owned(), ca.clone());
+        }
+        if let Some(DeviceIssuer { issuer, scopes, audience, ca }) = &self.device_issuer {
+            data.insert(ISSUER.to_owned(), issuer.clone());
+            data.insert(ISSUER_SCOPES.to_owned(), scopes.join(" "));
+            data.extend(audience.iter().map(|audience| (ISSUER_AUDIENCE.to_owned(), audience.clone())));
+            data.extend(ca.iter().map(|ca| (ISSUER_CA.to_owned(), ca.clone())));
         }
         Ok(ConfigMap {
             metadata: ObjectMeta {
@@ -74,11 +93,19 @@ impl FleetInfo {
         let required = |name: &str| field(name).ok_or_else(|| damaged(format!("`{name}` is missing")));
         let keys = serde_json::from_str(&required("keys")?)
             .map_err(|error| damaged(format!("`keys` cannot be read: {error}")))?;
+        let scopes = field(ISSUER_SCOPES).unwrap_or_else(|| "openid".to_owned());
+        let device_issuer = field(ISSUER).map(|issuer| DeviceIssuer {
+            issuer,
+            scopes: scopes.split_whitespace().map(str::to_owned).collect(),
+            audience: field(ISSUER_AUDIENCE),
+            ca: field(ISSUER_CA),
+        });
         Ok(Self {
             nats_url: field("natsUrl"),
             nats_ca: field("natsCa"),
             root_key: required("rootKey")?,
             keys,
+            device_issuer,
         })
     }
 

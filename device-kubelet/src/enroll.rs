@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`membership`] | what is written down of it; whether it was revoked |
 //! | [`decide`] | with what the agent runs; what an answer means (pure) |
+//! | [`account`] | the account at an identity provider that an intent brings |
 //! | [`request`] | the signed request, and the certificate request in it |
 //! | [`talk`] | asks, over a NATS connection that may do nothing else |
 //!
@@ -17,6 +18,7 @@
 //! Everything can be done again, after a crash at any point, with the same result: keys are on disk before
 //! they are shown, and the same keys get the same answer.
 
+pub mod account;
 pub mod decide;
 pub mod membership;
 pub mod request;
@@ -28,11 +30,11 @@ use std::{
 };
 
 use fleet_daemon::{
-    credential::{CaSource, CredentialError, DeviceCredential, NkeySeed},
+    credential::{CaSource, CredentialError, DeviceCredential, NkeySeed, TokenSource},
     nats::NatsError,
 };
 use fleet_wire::{
-    enrollment::{Door, EnrollmentIntent, EnrollmentToken, SealError},
+    enrollment::{DeviceAccount, Door, EnrollmentIntent, EnrollmentToken, SealError},
     keys::SignedKeyStatement,
     message::Refusal,
     name::DeviceName,
@@ -124,6 +126,18 @@ pub enum EnrollError {
     /// The certificate request could not be made.
     #[error("the certificate request cannot be made: {0}")]
     Certificate(#[from] rcgen::Error),
+    /// The folder for the account's files cannot be made.
+    #[error("the folder {folder} for the account at the identity provider cannot be made", folder = folder.display())]
+    AccountFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The account cannot be used.
+    #[error("the account at the identity provider that the enrollment file brings cannot be used: {0}")]
+    Account(String),
     /// The connection cannot be set up.
     #[error(transparent)]
     Nats(#[from] NatsError),
@@ -153,11 +167,13 @@ pub struct Wish {
     pub keys: Option<SignedKeyStatement>,
     /// What it goes by.
     pub invitation: Invitation,
+    /// Its account at an identity provider, if it was given one.
+    pub account: Option<DeviceAccount>,
 }
 
 impl From<EnrollmentIntent> for Wish {
     fn from(intent: EnrollmentIntent) -> Self {
-        let EnrollmentIntent { device, nats_url, nats_ca, root_key, keys, token } = intent;
+        let EnrollmentIntent { device, nats_url, nats_ca, root_key, keys, token, account } = intent;
         Self {
             device,
             nats_url,
@@ -165,6 +181,7 @@ impl From<EnrollmentIntent> for Wish {
             root_key,
             keys: Some(keys),
             invitation: Invitation::Token(token),
+            account,
         }
     }
 }
@@ -193,6 +210,7 @@ pub struct Enrollment {
     trust: Trust,
     keys: DeviceKeys,
     membership: Membership,
+    token: Option<TokenSource>,
 }
 
 impl Enrollment {
@@ -221,7 +239,9 @@ impl Enrollment {
         } else {
             DeviceKeys::load_or_create(data_dir)?
         };
-        Ok(Self { data_dir: data_dir.to_owned(), wish, trust, keys, membership })
+        // Before the invitation is used up: an account that cannot work is better known now.
+        let token = wish.account.as_ref().map(|account| account::install(data_dir, account)).transpose()?;
+        Ok(Self { data_dir: data_dir.to_owned(), wish, trust, keys, membership, token })
     }
 
     /// What a person compares before approving.
@@ -243,8 +263,12 @@ impl Enrollment {
     fn finish(mut self) -> Result<(), EnrollError> {
         DeviceKeys::load_or_create(&self.data_dir)?;
         let file = self.data_dir.join(CREDENTIAL);
-        // Where a token comes from, an operator wrote there: that is not ours to change.
-        let token = if file.exists() { DeviceCredential::load(&file)?.token } else { None };
+        let token = match self.token {
+            Some(token) => Some(token),
+            // Where a token comes from, an operator wrote there: that is not ours to change.
+            None if file.exists() => DeviceCredential::load(&file)?.token,
+            None => None,
+        };
         DeviceCredential {
             nats_url: self.wish.nats_url,
             nats_ca: self.wish.nats_ca,

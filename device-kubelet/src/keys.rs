@@ -26,9 +26,11 @@ use nkeys::{KeyPair, KeyPairType, XKey};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use self::files::private_directory;
 pub(crate) use self::files::{make_private, read_private, sync_directory};
-pub use self::{files::replace_private, trust::Trust};
+pub use self::{
+    files::{private_directory, replace_private},
+    trust::Trust,
+};
 
 /// Why the device has no usable keys.
 #[derive(Debug, thiserror::Error)]

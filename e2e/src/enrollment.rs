@@ -71,6 +71,7 @@ impl Issued {
             root_key: keys.root_public()?,
             keys: keys.signed()?,
             token,
+            account: None,
         })
     }
 }

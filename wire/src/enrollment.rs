@@ -16,6 +16,7 @@
 //! key's signature. An [`EnrollmentIntent`] is never a credential: what the agent runs with is made from the
 //! answer.
 
+mod account;
 mod door;
 mod intent;
 mod objects;
@@ -24,6 +25,7 @@ mod request;
 mod token;
 
 pub use self::{
+    account::{AccountProof, Carried, DeviceAccount, DeviceIssuer},
     door::{Door, DoorError, enroll_wildcard},
     intent::EnrollmentIntent,
     objects::{

@@ -6,11 +6,15 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use clap::Args;
 use fleet_wire::{
-    enrollment::{EnrollmentIntent, EnrollmentToken, Record, RecordState, TokenRecord, record_name},
+    enrollment::{
+        AccountProof, Carried, DeviceAccount, DeviceIssuer, EnrollmentIntent, EnrollmentToken, Record,
+        RecordState, TokenRecord, record_name,
+    },
     keys::SignedKeyStatement,
     name::DeviceName,
 };
 use jiff::{Timestamp, Unit};
+use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::{duration, labels, look::is_device};
@@ -45,6 +49,16 @@ pub struct EnrollArgs {
     /// Subject at the identity provider that the device's tokens must have; without it, its key is enough.
     #[arg(long, value_name = "SUBJECT")]
     subject: Option<String>,
+    /// JSON file of a key that is registered for the device's account at the fleet's identity provider; it is
+    /// carried to the device. Its `userId` is the subject, unless that is named.
+    #[arg(long, value_name = "FILE", conflicts_with = "oidc_client_secret_file")]
+    oidc_key_file: Option<PathBuf>,
+    /// Instead of a key: client of the device's account there.
+    #[arg(long, value_name = "ID", requires_all = ["oidc_client_secret_file", "subject"])]
+    oidc_client_id: Option<String>,
+    /// File with nothing but that client's secret.
+    #[arg(long, value_name = "FILE", requires = "oidc_client_id")]
+    oidc_client_secret_file: Option<PathBuf>,
     /// Where the device reaches NATS [default: of the fleet].
     #[arg(long, value_name = "URL")]
     nats_url: Option<String>,
@@ -75,6 +89,8 @@ pub struct Invitation {
     pub report_pod_ip: bool,
     /// Subject at the identity provider.
     pub subject: Option<String>,
+    /// Its account there, if the device is to get one.
+    pub account: Option<AccountProof>,
     /// When the invitation ends.
     pub expires: Timestamp,
 }
@@ -89,6 +105,7 @@ impl Invitation {
             taint: true,
             report_pod_ip: false,
             subject: None,
+            account: None,
             expires: now.checked_add(valid).and_then(|end| end.round(Unit::Second)).unwrap_or(now),
         }
     }
@@ -105,6 +122,8 @@ pub struct Bootstrap {
     pub root_key: String,
     /// The fleet's keys, signed by it.
     pub keys: SignedKeyStatement,
+    /// The identity provider of devices.
+    pub device_issuer: Option<DeviceIssuer>,
 }
 
 impl Bootstrap {
@@ -119,14 +138,16 @@ impl Bootstrap {
                 "name it with --nats-url, or for all with `fleet keys init --root-key FILE --nats-url URL`",
             )
         })?;
-        Ok(Self { nats_url, nats_ca: info.nats_ca, root_key: info.root_key, keys: info.keys })
+        let FleetInfo { nats_ca, root_key, keys, device_issuer, .. } = info;
+        Ok(Self { nats_url, nats_ca, root_key, keys, device_issuer })
     }
 }
 
 /// A fresh token and the intent that carries it. The keys are checked: a device would refuse others.
 ///
 /// # Errors
-/// When the root key did not sign the keys, or they lack the enroller's.
+/// When the root key did not sign the keys, or they lack the enroller's; when the device is to have an account at an
+/// identity provider, and the fleet names none.
 pub fn prepare(
     invitation: &Invitation,
     bootstrap: &Bootstrap,
@@ -139,7 +160,17 @@ pub fn prepare(
         ));
     }
     let token = EnrollmentToken::random();
-    let Invitation { device, labels, taint, report_pod_ip, subject, expires } = invitation.clone();
+    let Invitation { device, labels, taint, report_pod_ip, subject, account, expires } = invitation.clone();
+    let account = match (account, &bootstrap.device_issuer) {
+        (None, _) => None,
+        (Some(proof), Some(issuer)) => Some(DeviceAccount { issuer: issuer.clone(), proof }),
+        (Some(_), None) => {
+            return Err(FleetError::usage(
+                "this fleet does not say where devices get tokens",
+                "name its identity provider in the ConfigMap fleet-info: `deviceIssuer`, and `deviceIssuerScopes`",
+            ));
+        }
+    };
     let intent = EnrollmentIntent {
         device: device.clone(),
         nats_url: bootstrap.nats_url.clone(),
@@ -147,6 +178,7 @@ pub fn prepare(
         root_key: bootstrap.root_key.clone(),
         keys: bootstrap.keys.clone(),
         token: token.clone(),
+        account,
     };
     let used_by = None;
     Ok((TokenRecord { token, device, expires, labels, taint, report_pod_ip, subject, used_by }, intent))
@@ -243,13 +275,36 @@ pub async fn run(cluster: &Cluster, args: EnrollArgs) -> Result<(), FleetError> 
         let _ = std::fs::remove_file(&output);
         return Err(error);
     }
+    let until = match invitation.account {
+        None => "until then",
+        // Nobody takes it back from the provider.
+        Some(_) => "as long as the account's key is good: remove it",
+    };
     note(&format!(
         "{name} is invited until {}\nnext: carry {file} to the device, and there run\n  device-kubelet enroll --intent \
-         {file}\nThe file is a secret until then.",
+         {file}\nThe file is a secret {until}.",
         invitation.expires,
         file = output.display()
     ));
     Ok(())
+}
+
+/// Whose tokens the device has to show: as named, or as its key file says.
+fn subject(named: Option<String>, account: Option<&AccountProof>) -> Result<Option<String>, FleetError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct KeyFile {
+        user_id: String,
+    }
+    let Some(AccountProof::KeyFile(key)) = account else { return Ok(named) };
+    // What serde says could repeat parts of the key.
+    let key: KeyFile = serde_json::from_str(key.reveal()).map_err(|_| {
+        FleetError::usage(
+            "the key file is not what an identity provider gives for a registered key",
+            "it is JSON, with `userId`, `keyId` and `key`: download it again, or register another key",
+        )
+    })?;
+    Ok(named.or(Some(key.user_id)))
 }
 
 async fn wished(cluster: &Cluster, args: EnrollArgs) -> Result<(Invitation, Bootstrap), FleetError> {
@@ -259,11 +314,20 @@ async fn wished(cluster: &Cluster, args: EnrollArgs) -> Result<(Invitation, Boot
             "choose another --expires, e.g. 24h",
         ));
     }
+    let account = match (args.oidc_key_file, args.oidc_client_id, args.oidc_client_secret_file) {
+        (Some(file), ..) => Some(AccountProof::KeyFile(Carried::new(private_file::read(&file)?.as_str()))),
+        (None, Some(id), Some(file)) => {
+            let secret = Carried::new(private_file::read(&file)?.trim());
+            Some(AccountProof::Client { id, secret })
+        }
+        (None, ..) => None,
+    };
     let invitation = Invitation {
+        subject: subject(args.subject, account.as_ref())?,
+        account,
         labels: labels::parse(&args.labels)?,
         taint: !args.no_taint,
         report_pod_ip: args.report_pod_ip,
-        subject: args.subject,
         ..Invitation::of(args.name, args.expires)
     };
     let mut info = FleetInfo::of(cluster).await?;
@@ -311,6 +375,39 @@ mod tests {
         assert!(stored.used_by.is_none());
         assert!(carried.keys.verify(&carried.root_key).is_ok());
         assert_eq!(carried.nats_ca.as_deref(), Some("PEM"));
+    }
+
+    #[test]
+    fn an_account_is_carried_with_the_fleets_issuer_and_names_the_subject() {
+        let key =
+            AccountProof::KeyFile(Carried::new(r#"{ "userId": "4711", "keyId": "1", "key": "s3cret" }"#));
+        assert_eq!(subject(None, Some(&key)).unwrap().as_deref(), Some("4711"));
+        assert_eq!(subject(Some("pi-7".into()), Some(&key)).unwrap().as_deref(), Some("pi-7"));
+        assert_eq!(subject(Some("pi-7".into()), None).unwrap().as_deref(), Some("pi-7"));
+        let garbage = AccountProof::KeyFile(Carried::new("s3cret"));
+        let error = subject(None, Some(&garbage)).unwrap_err();
+        assert!(error.exit_code() == 2 && !error.to_string().contains("s3cret"), "{error}");
+
+        let invited = Invitation { account: Some(key.clone()), ..invitation() };
+        let error = prepare(&invited, &bootstrap()).unwrap_err();
+        assert!(error.exit_code() == 2 && error.next().unwrap().contains("deviceIssuer"), "{error}");
+        let issuer = DeviceIssuer {
+            issuer: "https://id.example".into(),
+            scopes: vec!["openid".into()],
+            audience: None,
+            ca: None,
+        };
+        let fleet = Bootstrap { device_issuer: Some(issuer.clone()), ..bootstrap() };
+        let (stored, intent) = prepare(&invited, &fleet).unwrap();
+        assert_eq!(intent.account, Some(DeviceAccount { issuer, proof: key }));
+        let data = stored.secret("harmony-fleet").data.unwrap();
+        let shown = |value: &k8s_openapi::ByteString| String::from_utf8_lossy(&value.0).contains("s3cret");
+        assert!(!data.values().any(shown), "the cluster has no part of it");
+        assert_eq!(
+            prepare(&invitation(), &fleet).unwrap().1.account,
+            None,
+            "who has no key needs no account"
+        );
     }
 
     #[test]

@@ -188,7 +188,8 @@ impl Stored {
         let sequence = self.last_sequence()? + 1;
         let statement = KeyStatement { sequence, curve_keys, enroller_key };
         let keys = SignedKeyStatement::sign(&statement, root.pair())?;
-        let info = FleetInfo { nats_url, nats_ca, root_key: root.public(), keys };
+        let device_issuer = self.info.as_ref().and_then(|info| info.device_issuer.clone());
+        let info = FleetInfo { nats_url, nats_ca, root_key: root.public(), keys, device_issuer };
         Ok(Desired { curve, enroller, info, sequence })
     }
 }
@@ -207,6 +208,8 @@ fn said(device: &InUse) -> String {
 
 #[cfg(test)]
 mod tests {
+    use fleet_wire::enrollment::DeviceIssuer;
+
     use super::*;
 
     fn made(root: &RootKey) -> Stored {
@@ -255,8 +258,23 @@ mod tests {
     #[test]
     fn a_rotation_adds_a_version_and_counts_up() {
         let root = RootKey::generate();
-        let fleet = made(&root);
+        let mut fleet = made(&root);
+        let issuer = DeviceIssuer {
+            issuer: "https://id.example".into(),
+            scopes: vec!["openid".into(), "roles".into()],
+            audience: None,
+            ca: Some("PEM".into()),
+        };
+        if let Some(info) = &mut fleet.info {
+            info.device_issuer = Some(issuer.clone());
+        }
         let rotated = stored(fleet.rotated(Kind::Curve, again(&root).unwrap()).unwrap());
+        let map = rotated.info.as_ref().unwrap().config_map("harmony-fleet").unwrap();
+        assert_eq!(
+            FleetInfo::parse(&map).unwrap().device_issuer,
+            Some(issuer),
+            "what an operator wrote stays"
+        );
         let statement = rotated.statement().unwrap().unwrap();
         assert_eq!(statement.sequence, 2);
         assert_eq!(statement.curve_keys.keys().copied().collect::<Vec<_>>(), [KeyVersion(1), KeyVersion(2)]);

@@ -99,6 +99,7 @@ pub fn request(settings: &Settings) -> Result<Wish, EnrollError> {
         root_key: settings.fleet_root_key.clone().ok_or_else(missing)?,
         keys: Some(keys),
         invitation: Invitation::Request,
+        account: None,
     })
 }
 

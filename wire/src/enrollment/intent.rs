@@ -2,13 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::token::EnrollmentToken;
+use super::{account::DeviceAccount, token::EnrollmentToken};
 use crate::{keys::SignedKeyStatement, name::DeviceName};
 
 /// What a device needs to ask for membership. It is no credential: the agent makes one from the answer, and
 /// only that one is kept.
 ///
-/// The file is JSON, readable by its owner only: it holds the token until that is used or expires.
+/// The file is JSON, readable by its owner only: it holds the token until that is used or expires, and with an
+/// account a secret that is good for longer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EnrollmentIntent {
@@ -25,4 +26,7 @@ pub struct EnrollmentIntent {
     pub keys: SignedKeyStatement,
     /// `id.secret`.
     pub token: EnrollmentToken,
+    /// The device's account at an identity provider, if it is to show its tokens, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<DeviceAccount>,
 }

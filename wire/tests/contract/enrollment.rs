@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use fleet_wire::{
     enrollment::{
-        Door, EnrollReply, EnrollRequest, EnrollStatement, Enrollment, EnrollmentIntent, EnrollmentToken,
-        MAX_ENROLL_MESSAGE, Outcome, Proof, Record, RecordState, SealError, TokenId, TokenRecord, open_reply,
-        open_request, seal_reply, seal_request,
+        AccountProof, Carried, DeviceAccount, DeviceIssuer, Door, EnrollReply, EnrollRequest,
+        EnrollStatement, Enrollment, EnrollmentIntent, EnrollmentToken, MAX_ENROLL_MESSAGE, Outcome, Proof,
+        Record, RecordState, SealError, TokenId, TokenRecord, open_reply, open_request, seal_reply,
+        seal_request,
     },
     keys::{CurveKey, IdentityKey, fingerprint},
     name::DeviceName,
@@ -85,9 +86,30 @@ fn a_tokens_secret_shows_in_no_debug_output() {
         root_key: KeyPair::new_operator().public_key(),
         keys: fleet_wire::keys::SignedKeyStatement { statement: String::new(), signature: String::new() },
         token: token.clone(),
+        account: None,
     };
     assert!(!format!("{token:?}{intent:?}").contains(&secret));
-    assert!(serde_json::to_string(&intent).unwrap().contains(&secret), "the file is what carries it");
+    let text = serde_json::to_string(&intent).unwrap();
+    assert!(text.contains(&secret), "the file is what carries it");
+    assert!(!text.contains("account"), "agents that know no accounts take it");
+}
+
+#[test]
+fn an_account_is_carried_whole_and_shows_its_secret_in_no_debug_output() {
+    let issuer = DeviceIssuer {
+        issuer: "https://id.example".to_owned(),
+        scopes: vec!["openid".to_owned()],
+        audience: None,
+        ca: None,
+    };
+    let key = AccountProof::KeyFile(Carried::new("s3cret"));
+    let client = AccountProof::Client { id: "pi".to_owned(), secret: Carried::new("s3cret") };
+    for proof in [key, client] {
+        let account = DeviceAccount { issuer: issuer.clone(), proof };
+        assert!(!format!("{account:?}").contains("s3cret"));
+        let text = serde_json::to_string(&account).unwrap();
+        assert_eq!(serde_json::from_str::<DeviceAccount>(&text).unwrap(), account);
+    }
 }
 
 #[test]
