@@ -103,7 +103,7 @@ impl Command {
         match verb {
             Verb::Device(verb) => device::run(&cluster.await?, verb).await,
             Verb::Keys(verb) => keys::verbs::run(&cluster.await?, verb).await,
-            Verb::Login(args) => person::login(args).await,
+            Verb::Login(args) => person::login(args, cluster).await,
             Verb::Logout => person::logout(),
             Verb::Whoami(args) => person::whoami(args).await,
             Verb::Version => output::print(&format!("fleet {}\n", env!("CARGO_PKG_VERSION"))),

@@ -2,19 +2,24 @@
 //!
 //! [`crate::login`] owns the flow and the file; here are arguments and words.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
+use fleet_daemon::credential::CaSource;
 use jiff::Timestamp;
 
 use crate::{
+    cluster::Cluster,
     error::FleetError,
-    login::{self, LoginError, Session, Settings, Store, Verification, Who},
+    info::FleetInfo,
+    login::{self, LoginError, Reach, Session, Settings, Store, Verification, Who},
     output::{age, json, note, plain, print, yaml},
 };
 
 /// The claim in which Zitadel has the roles of a person.
 const ROLES_CLAIM: &str = "urn:zitadel:iam:org:project:roles";
+/// How long the cluster has to say where NATS is.
+const ASK_WITHIN: Duration = Duration::from_secs(5);
 
 /// `fleet login`. What is not given is as it was at the last login.
 #[derive(Debug, Args)]
@@ -34,6 +39,12 @@ pub struct LoginArgs {
     /// CA of the provider's certificate (PEM); without it the system's are trusted.
     #[arg(long, env = "FLEET_OIDC_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
+    /// Where NATS is, for the credential [default: as at the last login, else of the fleet].
+    #[arg(long, env = "FLEET_NATS_URL", value_name = "URL")]
+    nats_url: Option<String>,
+    /// CA of the NATS server's certificate (PEM) [default: as at the last login, else of the fleet].
+    #[arg(long, env = "FLEET_NATS_CA_FILE", value_name = "FILE", requires = "nats_url")]
+    nats_ca_file: Option<PathBuf>,
 }
 
 /// `fleet whoami`
@@ -90,24 +101,49 @@ impl LoginArgs {
 ///
 /// # Errors
 /// [`FleetError`], with an exit code.
-pub async fn login(args: LoginArgs) -> Result<(), FleetError> {
+pub async fn login(
+    mut args: LoginArgs,
+    cluster: impl Future<Output = Result<Cluster, FleetError>>,
+) -> Result<(), FleetError> {
     let store = Store::of_user()?;
+    let named = named(args.nats_url.take(), args.nats_ca_file.take())?;
     // A file that cannot be read is made anew.
     let before = store.load().ok().flatten().map(|session| session.settings);
     let mut settings = args.settings(before)?;
-    if let Some(file) = settings.ca_file.take() {
-        // The session is renewed from other folders, too.
-        let file = std::path::absolute(&file).map_err(|source| FleetError::File {
-            action: "find",
-            path: file,
-            source,
-        })?;
-        settings.ca_file = Some(file);
-    }
+    // The session is renewed from other folders, too.
+    settings.ca_file = settings.ca_file.map(absolute).transpose()?;
     let mut prompt = |verification: &Verification| note(&instructions(verification));
     let session = Box::pin(login::device_flow(&settings, &mut prompt)).await?;
     store.save(&session)?;
+    let reach = match named.or_else(|| store.reach()) {
+        Some(reach) => Some(reach),
+        None => of_the_fleet(cluster).await,
+    };
+    match reach {
+        Some(reach) => {
+            store.make_credential(reach, &session)?;
+            note(&format!("your credential for NATS is {}", store.credential_file().display()));
+        }
+        None => note("there is no credential for NATS: name the server with --nats-url if you need one"),
+    }
     print(&format!("logged in as {}\n", name(&session)))
+}
+
+/// Where the arguments say that NATS is.
+fn named(url: Option<String>, ca_file: Option<PathBuf>) -> Result<Option<Reach>, FleetError> {
+    let nats_ca = ca_file.map(absolute).transpose()?.map(CaSource::File);
+    Ok(url.map(|nats_url| Reach { nats_url, nats_ca }))
+}
+
+/// Where the fleet says so, for those who have access to its cluster: a login does not need it.
+async fn of_the_fleet(cluster: impl Future<Output = Result<Cluster, FleetError>>) -> Option<Reach> {
+    let info = async { FleetInfo::of(&cluster.await?).await };
+    let info = tokio::time::timeout(ASK_WITHIN, info).await.ok()?.ok()?;
+    Some(Reach { nats_url: info.nats_url?, nats_ca: info.nats_ca.map(CaSource::Pem) })
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, FleetError> {
+    std::path::absolute(&path).map_err(|source| FleetError::File { action: "find", path, source })
 }
 
 /// Forgets the session on this machine.
@@ -173,8 +209,6 @@ impl From<LoginError> for FleetError {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn args(issuer: Option<&str>) -> LoginArgs {
@@ -184,6 +218,8 @@ mod tests {
             scopes: Vec::new(),
             audience: None,
             ca_file: None,
+            nats_url: None,
+            nats_ca_file: None,
         }
     }
 

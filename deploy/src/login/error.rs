@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use fleet_daemon::oidc::http::HttpError;
+use fleet_daemon::{credential::CredentialError, oidc::http::HttpError};
 
 /// Why a login failed. The text never holds a token.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +20,9 @@ pub enum LoginError {
     #[error(transparent)]
     Client(#[from] HttpError),
     /// The provider's description of itself could not be had.
-    #[error("the identity provider {issuer} cannot be used: {reason}; check the issuer's URL")]
+    #[error(
+        "the identity provider {issuer} cannot be used: {reason}; check the issuer's URL, and that it can be reached"
+    )]
     Discovery {
         /// The issuer.
         issuer: String,
@@ -58,6 +60,9 @@ pub enum LoginError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The credential for NATS could not be made.
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
     /// Others may read the file.
     #[error("others may read the login's file {file}; run `chmod 600` on it, or `fleet login` again", file = file.display())]
     Exposed {

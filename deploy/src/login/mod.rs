@@ -5,9 +5,10 @@
 //! load ─► Session, renewed by its refresh token when it is about to end ─► Store
 //! ```
 //!
-//! It owns the session's file and nothing else: what a person may do is decided by those who verify the
+//! It owns the session's file and the credential made of it, and nothing else: what a person may do is decided by those who verify the
 //! token. Tokens never appear in errors, logs or `Debug`.
 
+mod credential;
 mod error;
 mod session;
 mod store;
@@ -30,6 +31,7 @@ use openidconnect::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use credential::Reach;
 pub use error::LoginError;
 pub use session::{Secret, Session, Who};
 pub use store::Store;

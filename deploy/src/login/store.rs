@@ -33,6 +33,11 @@ impl Store {
         Self { folder: folder.to_owned() }
     }
 
+    /// The folder.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The file.
     pub fn file(&self) -> PathBuf {
         self.folder.join("login.json")
@@ -56,29 +61,20 @@ impl Store {
         serde_json::from_str(&text).map(Some).map_err(|_| LoginError::Damaged { file })
     }
 
-    /// Keeps a session in the place of the one before.
+    /// Keeps a session in the place of the one before; a credential that was made of it goes on with it.
     pub fn save(&self, session: &Session) -> Result<(), LoginError> {
         let file = self.file();
         let failed = |source| LoginError::File { file: file.clone(), source };
         self.make_folder()?;
         let text = serde_json::to_vec_pretty(session).map(Zeroizing::new);
         let text = text.map_err(|error| failed(error.into()))?;
-        let partial = self.folder.join(format!("login.json.{}.partial", std::process::id()));
-        let written = (|| {
-            let _ = fs::remove_file(&partial);
-            let mut new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
-            new.write_all(&text)?;
-            new.sync_all()?;
-            fs::rename(&partial, &file)
-        })();
-        written.map_err(|error| {
-            let _ = fs::remove_file(&partial);
-            failed(error)
-        })
+        replace(&file, &text)?;
+        self.renew_credential(session)
     }
 
     /// Forgets the session; whether there was one.
     pub fn remove(&self) -> Result<bool, LoginError> {
+        self.remove_credential()?;
         match fs::remove_file(self.file()) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
@@ -104,4 +100,22 @@ impl Store {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
         made.map_err(|source| LoginError::File { file: self.folder.clone(), source })
     }
+}
+
+/// Writes a private file as a whole or not at all.
+pub(super) fn replace(file: &Path, content: &[u8]) -> Result<(), LoginError> {
+    let mut partial = file.as_os_str().to_owned();
+    partial.push(format!(".{}.partial", std::process::id()));
+    let partial = PathBuf::from(partial);
+    let written = (|| {
+        let _ = fs::remove_file(&partial);
+        let mut new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
+        new.write_all(content)?;
+        new.sync_all()?;
+        fs::rename(&partial, file)
+    })();
+    written.map_err(|source| {
+        let _ = fs::remove_file(&partial);
+        LoginError::File { file: file.to_owned(), source }
+    })
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use fleet_daemon::credential::{CaSource, DeviceCredential};
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, service::service_fn};
@@ -281,6 +282,39 @@ fn the_file_is_for_the_user_alone_and_replaced_in_one_step() {
     let damaged = store.load().unwrap_err();
     assert!(matches!(damaged, LoginError::Damaged { .. }));
     assert!(!format!("{damaged} {damaged:?}").contains("access-secret"));
+}
+
+#[tokio::test]
+async fn a_login_leaves_a_credential_as_devices_have_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::at(&folder.path().join("config"));
+    let first = session(Server::start().await.settings());
+    store.save(&first).unwrap();
+    assert_eq!(store.reach(), None);
+    let nats_ca = Some(CaSource::Pem("-----BEGIN CERTIFICATE-----\n".into()));
+    let reach = Reach { nats_url: "tls://nats.example:4222".into(), nats_ca };
+    store.make_credential(reach.clone(), &first).unwrap();
+    assert_eq!(store.reach().as_ref(), Some(&reach), "the next login needs no words");
+
+    let key = async || {
+        let credential = DeviceCredential::load(&store.credential_file()).unwrap();
+        credential.login().prove(b"nonce").await.unwrap()
+    };
+    let proof = key().await;
+    assert_eq!(proof.token.as_deref(), Some(first.access_token.expose()));
+    let renewed = Session { access_token: Secret::new("renewed"), ..first };
+    store.save(&renewed).unwrap();
+    let again = key().await;
+    assert_eq!(again.token.as_deref(), Some("renewed"), "what is renewed is shown from then on");
+    assert_eq!(again.nkey, proof.nkey);
+    store.make_credential(reach, &renewed).unwrap();
+    assert_ne!(key().await.nkey, proof.nkey, "each login has a key of its own");
+    for entry in std::fs::read_dir(store.folder()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{entry:?}");
+    }
+    store.remove().unwrap();
+    assert_eq!(std::fs::read_dir(store.folder()).unwrap().count(), 0, "nothing of it stays");
 }
 
 #[test]
