@@ -96,6 +96,12 @@ impl FieldPath {
         Self(names)
     }
 
+    /// The place that `inner` is, seen from this one.
+    #[must_use]
+    pub fn append(&self, inner: &Self) -> Self {
+        Self(self.0.iter().chain(&inner.0).cloned().collect())
+    }
+
     /// The names, outermost first.
     #[must_use]
     pub fn names(&self) -> &[String] {

@@ -8,9 +8,12 @@ extern crate self as harmony_config;
 
 pub mod key;
 pub mod model;
+pub mod schema;
+pub mod secret;
 pub mod source;
 
 pub use harmony_config_derive::Config;
 pub use key::{Actor, FieldPath, Key};
-pub use model::{Config, Model, SchemaVersion};
+pub use model::{Config, Migration, Model, ModelError, SchemaVersion};
+pub use secret::Secret;
 pub use source::{Change, Document, Layer, Source, SourceError};

@@ -78,6 +78,27 @@ pub trait Source: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Whether what it last gave may stand in for it, read-only, while it cannot be asked. For sources that can be
+    /// away (a database, a store); not for those whose absence is an answer (a variable, a file).
+    fn keep_last_known_good(&self) -> bool {
+        false
+    }
+
+    /// How secrets are kept here, for the health report: `AES-256-GCM, key 3`. `None` if nothing is kept.
+    fn encryption(&self) -> Option<String> {
+        None
+    }
+
+    /// Called before secrets at `places` that this source gave are shown to a person. A source with an audit log
+    /// writes its line; nothing is shown unless this succeeds.
+    ///
+    /// # Errors
+    /// [`SourceError::Audit`] if the line cannot be written.
+    async fn reveal(&self, model: &Model, places: &[FieldPath], actor: &Actor) -> Result<(), SourceError> {
+        let _ = (model, places, actor);
+        Ok(())
+    }
+
     /// What it has; `None` if it has nothing for this model.
     ///
     /// # Errors
