@@ -149,6 +149,29 @@ pub struct Actor {
     pub request_id: String,
 }
 
+impl Actor {
+    /// The user and program of this process, with a request id of its own.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
+        let who = variable("USER").or_else(|| variable("LOGNAME")).unwrap_or_else(|| "unknown".to_owned());
+        let program = std::env::args_os().next().map(std::path::PathBuf::from);
+        let program = program
+            .as_deref()
+            .and_then(std::path::Path::file_name)
+            .map_or_else(|| "a program".to_owned(), |name| name.to_string_lossy().into_owned());
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
+        let host = host.map_or_else(|_| "this machine".to_owned(), |name| name.trim().to_owned());
+        Self { who, from: format!("{program} on {host}"), request_id: new_request_id() }
+    }
+}
+
+/// Sixteen random hex digits.
+#[must_use]
+pub fn new_request_id() -> String {
+    data_encoding::HEXLOWER.encode(&rand::random::<[u8; 8]>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

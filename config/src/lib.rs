@@ -6,14 +6,24 @@
 // The derive macro names this crate from outside.
 extern crate self as harmony_config;
 
+pub mod chain;
+pub mod error;
+pub mod health;
 pub mod key;
+pub mod metrics;
 pub mod model;
 pub mod schema;
 pub mod secret;
 pub mod source;
 
+pub use chain::{ConfigManager, Handle, LastGood, LastGoodError, LastGoodLayer};
+pub use error::ConfigError;
 pub use harmony_config_derive::Config;
+pub use health::Health;
 pub use key::{Actor, FieldPath, Key};
+pub use metrics::Metrics;
 pub use model::{Config, Migration, Model, ModelError, SchemaVersion};
 pub use secret::Secret;
-pub use source::{Change, Document, Layer, Source, SourceError};
+pub use source::{
+    Change, Document, Layer, Source, SourceError, environment::Environment, file::File, given::Given,
+};

@@ -3,6 +3,10 @@
 //! A source knows nothing of the others; which one wins is the manager's business. The order of the chain is the
 //! order in which the manager was given them: the first that has a field wins it.
 
+pub mod environment;
+pub mod file;
+pub mod given;
+
 use std::{collections::BTreeMap, fmt};
 
 use async_trait::async_trait;
@@ -16,6 +20,30 @@ use crate::{
 
 /// Values of a model, whole or in part, as JSON.
 pub type Document = Map<String, Value>;
+
+/// Puts a value at a place, with the tables around it. `false`, and nothing done, if the place is the whole or lies in
+/// something that is no table.
+pub fn put(values: &mut Document, place: &FieldPath, value: Value) -> bool {
+    let Some((last, parents)) = place.names().split_last() else { return false };
+    let mut table = values;
+    for name in parents {
+        let inner = table.entry(name.clone()).or_insert_with(|| Value::Object(Document::new()));
+        let Some(inner) = inner.as_object_mut() else { return false };
+        table = inner;
+    }
+    table.insert(last.clone(), value);
+    true
+}
+
+/// The value at a place.
+#[must_use]
+pub fn value_at<'v>(values: &'v Document, place: &FieldPath) -> Option<&'v Value> {
+    let (first, rest) = place.names().split_first()?;
+    rest.iter().try_fold(values.get(first)?, |value, name| match value {
+        Value::Array(items) => items.get(name.parse::<usize>().ok()?),
+        other => other.get(name),
+    })
+}
 
 /// What one source has for one model.
 #[derive(Clone, PartialEq)]
@@ -72,6 +100,12 @@ pub trait Source: fmt::Debug + Send + Sync {
 
     /// How a person sets this model here, in one line: `the variable HARMONY_CONFIG_Vlan`.
     fn how_to_set(&self, model: &Model) -> String;
+
+    /// How a person sets one field here, in one line: `the variable HARMONY_CONFIG_Vlan__ID`.
+    fn how_to_set_field(&self, model: &Model, place: &FieldPath) -> String {
+        let _ = place;
+        self.how_to_set(model)
+    }
 
     /// Whether values that a person typed may be kept here.
     fn should_persist(&self) -> bool {

@@ -1,0 +1,125 @@
+//! Asks one source, bounded in time, and keeps what it last gave for the time when it cannot be asked.
+
+use std::{
+    fmt,
+    sync::{Arc, PoisonError},
+    time::Instant,
+};
+
+use jiff::Timestamp;
+
+use super::{Inner, known::Known};
+use crate::{
+    model::Model,
+    source::{Layer, Source, SourceError},
+};
+
+/// Why the last known good could not be kept or used.
+pub type LastGoodError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Keeps what each source last gave, sealed, for the time when the source cannot be asked.
+///
+/// Its calls may block; the manager makes them off the runtime's threads.
+pub trait LastGood: fmt::Debug + Send + Sync {
+    /// Remembers a layer; `None`: the source has nothing, and neither has this from now on.
+    ///
+    /// # Errors
+    /// If it cannot be kept.
+    fn remember(&self, source: &str, model: &Model, layer: Option<&Layer>) -> Result<(), LastGoodError>;
+
+    /// What the source last gave.
+    ///
+    /// # Errors
+    /// If it was tampered with, or cannot be read: then nothing stands in.
+    fn recall(&self, source: &str, model: &Model) -> Result<Option<LastGoodLayer>, LastGoodError>;
+}
+
+/// What a source last gave.
+#[derive(Debug, Clone)]
+pub struct LastGoodLayer {
+    /// The values, and where they stood.
+    pub layer: Layer,
+    /// Since when it has been so.
+    pub at: Timestamp,
+}
+
+impl Inner {
+    /// Asks, and waits for as long as the manager's patience lasts. A source that exceeded it is left alone for as long
+    /// again: else each read of settings would wait for it.
+    pub(super) async fn read_in_time(
+        &self,
+        source: &Arc<dyn Source>,
+        known: &Known,
+    ) -> Result<Option<Layer>, SourceError> {
+        let slow = |why: String| SourceError::Unavailable {
+            name: source.name().to_owned(),
+            why,
+            hint: "Look at its health and at the network between".to_owned(),
+        };
+        let asleep = {
+            let asleep = self.asleep.lock().unwrap_or_else(PoisonError::into_inner);
+            asleep.get(source.name()).is_some_and(|until| Instant::now() < *until)
+        };
+        if asleep {
+            return Err(slow(format!("it did not answer within {:?} a moment ago", self.patience)));
+        }
+        match tokio::time::timeout(self.patience, source.read(&known.model)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let mut asleep = self.asleep.lock().unwrap_or_else(PoisonError::into_inner);
+                asleep.insert(source.name().to_owned(), Instant::now() + self.patience);
+                Err(slow(format!("it did not answer within {:?}", self.patience)))
+            }
+        }
+    }
+
+    /// Keeps what a source gave, if it is such a source and that is news.
+    pub(super) async fn remember(&self, source: &Arc<dyn Source>, known: &Arc<Known>, layer: Option<Layer>) {
+        let Some(last_good) = self.last_good.clone().filter(|_| source.keep_last_known_good()) else {
+            return;
+        };
+        let at = (source.name().to_owned(), known.model.key.clone());
+        {
+            let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+            if remembered.get(&at) == Some(&layer) {
+                return;
+            }
+        }
+        let (name, model) = (at.0.clone(), known.clone());
+        let kept = layer.clone();
+        let done =
+            tokio::task::spawn_blocking(move || last_good.remember(&name, &model.model, kept.as_ref())).await;
+        match done {
+            Ok(Ok(())) => {
+                self.health.last_known_good_works();
+                self.remembered.lock().unwrap_or_else(PoisonError::into_inner).insert(at, layer);
+            }
+            Ok(Err(error)) => self.last_good_failed(source.name(), &error.to_string()),
+            Err(error) => self.last_good_failed(source.name(), &error.to_string()),
+        }
+    }
+
+    /// What a source last gave.
+    pub(super) async fn recall(&self, source: &Arc<dyn Source>, known: &Arc<Known>) -> Option<LastGoodLayer> {
+        let last_good = self.last_good.clone().filter(|_| source.keep_last_known_good())?;
+        let (name, model) = (source.name().to_owned(), known.clone());
+        match tokio::task::spawn_blocking(move || last_good.recall(&name, &model.model)).await {
+            Ok(Ok(recalled)) => recalled,
+            Ok(Err(error)) => {
+                self.metrics.signature_failure("last-known-good");
+                self.last_good_failed(source.name(), &error.to_string());
+                None
+            }
+            Err(error) => {
+                self.last_good_failed(source.name(), &error.to_string());
+                None
+            }
+        }
+    }
+
+    fn last_good_failed(&self, source: &str, why: &str) {
+        if self.health.last_known_good_failed(why) {
+            tracing::error!(source, "the last known good values cannot be kept or used: {why}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The models that a manager knows, with what only their Rust types can do: judge values, migrate old ones.
+
+use std::{
+    any::TypeId,
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use serde_json::Value;
+
+use crate::{
+    key::{FieldPath, Key},
+    model::{Config, Migration, Model, ModelError},
+    schema::{Bounds, Extent, Fault, FaultKind, Step, faults, json_type},
+    source::{Document, value_at},
+};
+
+/// A model and what its type can do.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub model: Model,
+    pub migrations: Vec<Migration>,
+    bounds: Bounds,
+    judge: fn(&Model, &Value) -> Option<Fault>,
+    type_name: &'static str,
+    type_id: TypeId,
+}
+
+impl Known {
+    fn of<T: Config>() -> Result<Self, ModelError> {
+        let model = Model::of::<T>()?;
+        Ok(Self {
+            bounds: Bounds::of(model.schema.as_value()),
+            model,
+            migrations: T::migrations(),
+            judge: |model, values| parsed::<T>(model, values).err(),
+            type_name: std::any::type_name::<T>(),
+            type_id: TypeId::of::<T>(),
+        })
+    }
+
+    /// The value of the type; or everything that is wrong.
+    pub fn parse<T: Config>(&self, values: &Document) -> Result<T, Vec<Fault>> {
+        let found = self.types(values, Extent::Whole);
+        if !found.is_empty() {
+            return Err(found);
+        }
+        let values = Value::Object(values.clone());
+        let value = parsed::<T>(&self.model, &values).map_err(|fault| vec![fault])?;
+        match self.bounds.faults(&values, |place| self.model.touches_secret(place)) {
+            found if found.is_empty() => Ok(value),
+            found => Err(found),
+        }
+    }
+
+    /// What schema and type say against a whole.
+    pub fn whole(&self, values: &Document) -> Vec<Fault> {
+        let found = self.types(values, Extent::Whole);
+        if !found.is_empty() {
+            return found;
+        }
+        let values = Value::Object(values.clone());
+        let found: Vec<_> = (self.judge)(&self.model, &values).into_iter().collect();
+        match found.is_empty() {
+            true => self.bounds.faults(&values, |place| self.model.touches_secret(place)),
+            false => found,
+        }
+    }
+
+    /// What the schema's types and names say.
+    pub fn types(&self, values: &Document, extent: Extent) -> Vec<Fault> {
+        faults(self.model.schema.as_value(), values, extent)
+    }
+}
+
+/// Reads with serde. Its message repeats values, so it is used where nothing is secret only.
+fn parsed<T: Config>(model: &Model, values: &Value) -> Result<T, Fault> {
+    let error = match T::deserialize(values) {
+        Ok(value) => return Ok(value),
+        Err(_) => match serde_path_to_error::deserialize::<_, T>(values) {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        },
+    };
+    let place: FieldPath = error
+        .path()
+        .iter()
+        .filter_map(|segment| match segment {
+            serde_path_to_error::Segment::Seq { index } => Some(index.to_string()),
+            serde_path_to_error::Segment::Map { key } => Some(key.clone()),
+            serde_path_to_error::Segment::Enum { .. } | serde_path_to_error::Segment::Unknown => None,
+        })
+        .collect();
+    let expected = match model.root().find(&place) {
+        Step::To(place) => place.expected(),
+        Step::Open | Step::Unknown => "another value".to_owned(),
+    };
+    let found = values.as_object().and_then(|values| value_at(values, &place)).map_or("this", json_type);
+    let found = match model.touches_secret(&place) {
+        true => found.to_owned(),
+        false => format!("{found} ({})", error.inner()),
+    };
+    Err(Fault { place, kind: FaultKind::Unfit, expected, found })
+}
+
+/// All known models.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    inner: RwLock<Tables>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    by_type: HashMap<TypeId, Arc<Known>>,
+    by_key: BTreeMap<Key, Arc<Known>>,
+}
+
+impl Registry {
+    /// The model of a type, made when it is asked for first.
+    pub fn of<T: Config>(&self) -> Result<Arc<Known>, ModelError> {
+        let id = TypeId::of::<T>();
+        if let Some(known) = self.inner.read().unwrap_or_else(PoisonError::into_inner).by_type.get(&id) {
+            return Ok(known.clone());
+        }
+        let known = Arc::new(Known::of::<T>()?);
+        let mut tables = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        let key = known.model.key.clone();
+        if let Some(other) = tables.by_key.get(&key) {
+            // Another task may have been here first.
+            return match other.type_id == id {
+                true => Ok(other.clone()),
+                false => Err(ModelError::Taken { key, first: other.type_name, second: known.type_name }),
+            };
+        }
+        tables.by_type.insert(id, known.clone());
+        tables.by_key.insert(key, known.clone());
+        Ok(known)
+    }
+
+    /// By its key.
+    pub fn by_key(&self, key: &str) -> Option<Arc<Known>> {
+        let tables = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        tables.by_key.iter().find(|(known, _)| known.as_str() == key).map(|(_, known)| known.clone())
+    }
+
+    /// All, by key.
+    pub fn all(&self) -> Vec<Arc<Known>> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).by_key.values().cloned().collect()
+    }
+}

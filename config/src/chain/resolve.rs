@@ -1,0 +1,336 @@
+//! Asks the chain, source by source, and merges what they say.
+//!
+//! ```text
+//! source ── answers ─────────────▶ migrate ─▶ check ─▶ merge below the ones before
+//!        ├─ cannot be asked ─────▶ last known good, read-only ─▶ migrate ─▶ …
+//!        │                         or on without it, visibly
+//!        └─ malformed, tampered ─▶ stop: to pass over it would silently use another value
+//! ```
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{Inner, known::Known, merge::Merged};
+use crate::{
+    error::{ConfigError, MissingField, Unfit},
+    key::FieldPath,
+    metrics::ReadOutcome,
+    model::SchemaVersion,
+    schema::{Extent, Fault, FaultKind, Step},
+    source::{Document, Layer, Source, SourceError},
+};
+
+/// How far the chain is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Until no further source could add anything.
+    UntilComplete,
+    /// All sources.
+    All,
+}
+
+/// What one source said.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// It has values.
+    Gave {
+        /// Where.
+        place: String,
+        /// Version under which they were stored, if it knows.
+        stored: Option<SchemaVersion>,
+        /// Whether they were migrated from that version in memory.
+        migrated: bool,
+        /// Revision, where it counts.
+        revision: Option<u64>,
+    },
+    /// It has nothing for this model.
+    Nothing,
+    /// It could not be asked; what it last gave stands in, read-only.
+    LastKnownGood {
+        /// Where it stood.
+        place: String,
+        /// Since when it has been so.
+        at: Timestamp,
+        /// Why the source could not be asked.
+        why: String,
+    },
+    /// It could not be asked, and nothing stands in.
+    Away {
+        /// Why.
+        why: String,
+    },
+    /// Not asked: those before had everything.
+    NotAsked,
+}
+
+/// A field that a source has and the model does not. It is not used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownField {
+    /// Which.
+    pub place: FieldPath,
+    /// What it may have meant.
+    pub meant: String,
+    /// Where it stands.
+    pub at: String,
+}
+
+/// One source's part in a resolution.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub source: Arc<dyn Source>,
+    pub answer: Answer,
+    /// What it gave, after migration and without unknown fields.
+    pub layer: Option<Layer>,
+}
+
+/// The chain's answer for one model.
+#[derive(Debug)]
+pub(crate) struct Resolution {
+    pub merged: Merged,
+    pub asked: Vec<Asked>,
+    pub unknown: Vec<UnknownField>,
+}
+
+impl Resolution {
+    /// Where the value of a field stands, for people.
+    pub fn at(&self, place: &FieldPath) -> String {
+        let origin = self.merged.origin(place).and_then(|number| self.asked[number].layer.as_ref());
+        origin.map_or_else(|| "no source".to_owned(), |layer| layer_at(layer, place))
+    }
+
+    /// Version under which the value of a field is stored.
+    fn stored(&self, place: &FieldPath) -> Option<SchemaVersion> {
+        let number = self.merged.origin(place)?;
+        match &self.asked[number].answer {
+            Answer::Gave { stored, .. } => stored.clone(),
+            _ => self.asked[number].layer.as_ref()?.version.clone(),
+        }
+    }
+
+    /// Sources that could not be asked and for which nothing stands in.
+    pub fn away(&self) -> Vec<String> {
+        let away = self.asked.iter().filter_map(|asked| match &asked.answer {
+            Answer::Away { why } => Some(why.clone()),
+            _ => None,
+        });
+        away.collect()
+    }
+}
+
+/// Where a field of a layer stands.
+pub(crate) fn layer_at(layer: &Layer, place: &FieldPath) -> String {
+    let exact = layer.fields.iter().filter(|(known, _)| known.covers(place)).map(|(_, at)| at).next_back();
+    let inside = layer.fields.iter().find(|(known, _)| place.covers(known)).map(|(_, at)| at);
+    exact.or(inside).unwrap_or(&layer.place).clone()
+}
+
+impl Inner {
+    /// Asks the chain.
+    pub(crate) async fn resolve(&self, known: &Arc<Known>, reach: Reach) -> Result<Resolution, ConfigError> {
+        let mut resolution = Resolution { merged: Merged::default(), asked: Vec::new(), unknown: Vec::new() };
+        for source in &self.sources {
+            let number = resolution.asked.len();
+            let root = known.model.root();
+            if reach == Reach::UntilComplete && number > 0 && resolution.merged.is_complete(root) {
+                resolution.asked.push(Asked {
+                    source: source.clone(),
+                    answer: Answer::NotAsked,
+                    layer: None,
+                });
+                continue;
+            }
+            let (answer, layer) = self.ask(source, known, &mut resolution.unknown).await?;
+            if let Some(layer) = &layer {
+                resolution.merged.add(root, number, &layer.values);
+            }
+            resolution.asked.push(Asked { source: source.clone(), answer, layer });
+        }
+        self.health.asked(known, &resolution);
+        Ok(resolution)
+    }
+
+    async fn ask(
+        &self,
+        source: &Arc<dyn Source>,
+        known: &Arc<Known>,
+        unknown: &mut Vec<UnknownField>,
+    ) -> Result<(Answer, Option<Layer>), ConfigError> {
+        let model = &known.model;
+        let error = match self.read_in_time(source, known).await {
+            Ok(None) => {
+                self.answered(source, ReadOutcome::Nothing);
+                self.remember(source, known, None).await;
+                return Ok((Answer::Nothing, None));
+            }
+            Ok(Some(layer)) => {
+                let raw = source.keep_last_known_good().then(|| layer.clone());
+                let (layer, stored, migrated) = self.fit(source, known, layer, unknown)?;
+                self.answered(source, ReadOutcome::Gave);
+                if let Some(raw) = raw {
+                    self.remember(source, known, Some(raw)).await;
+                }
+                let revision = layer.revision;
+                let answer = Answer::Gave { place: layer.place.clone(), stored, migrated, revision };
+                return Ok((answer, Some(layer)));
+            }
+            Err(error) => error,
+        };
+        if !error.is_absence() {
+            self.metrics.read(source.name(), ReadOutcome::Refused);
+            if matches!(error, SourceError::Tampered { .. }) {
+                self.metrics.signature_failure(source.name());
+            }
+            self.health.source_failed(source.name(), &error.to_string());
+            return Err(ConfigError::Source { key: model.key.clone(), error });
+        }
+        let why = error.to_string();
+        self.metrics.read(source.name(), ReadOutcome::Away);
+        if self.health.source_away(source.name(), &why) {
+            tracing::warn!(source = source.name(), "{why}");
+        }
+        match self.recall(source, known).await {
+            None => Ok((Answer::Away { why }, None)),
+            Some(recalled) => {
+                let (layer, ..) = self.fit(source, known, recalled.layer, unknown)?;
+                self.metrics.fallback(source.name());
+                if self.health.fell_back(source.name(), &model.key) {
+                    tracing::warn!(source = source.name(), since = %recalled.at,
+                        "the last known good values are in use, read-only");
+                }
+                Ok((Answer::LastKnownGood { place: layer.place.clone(), at: recalled.at, why }, Some(layer)))
+            }
+        }
+    }
+
+    fn answered(&self, source: &Arc<dyn Source>, outcome: ReadOutcome) {
+        self.metrics.read(source.name(), outcome);
+        if self.health.source_answered(source.name()) {
+            tracing::info!(source = source.name(), "the source answers again");
+        }
+    }
+
+    /// Migrates and checks what a source gave. Unknown fields are taken out and reported.
+    pub(super) fn fit(
+        &self,
+        source: &Arc<dyn Source>,
+        known: &Known,
+        mut layer: Layer,
+        unknown: &mut Vec<UnknownField>,
+    ) -> Result<(Layer, Option<SchemaVersion>, bool), ConfigError> {
+        let model = &known.model;
+        let stored = layer.version.clone().filter(|stored| *stored != model.version);
+        let migration = stored
+            .as_ref()
+            .and_then(|stored| known.migrations.iter().find(|migration| migration.from == *stored));
+        if let Some(migration) = migration {
+            layer.values =
+                (migration.run)(std::mem::take(&mut layer.values)).map_err(|why| ConfigError::Migration {
+                    key: model.key.clone(),
+                    place: layer.place.clone(),
+                    from: migration.from.clone(),
+                    to: model.version.clone(),
+                    why,
+                })?;
+        }
+        let (nameless, unfit): (Vec<Fault>, Vec<Fault>) = known
+            .types(&layer.values, Extent::Part)
+            .into_iter()
+            .partition(|fault| fault.kind == FaultKind::Unknown);
+        if !unfit.is_empty() {
+            let mut error = Unfit::of(model, &known.migrations, layer.version.clone());
+            error.faults = unfit
+                .into_iter()
+                .map(|fault| {
+                    let at = layer_at(&layer, &fault.place);
+                    (fault, at)
+                })
+                .collect();
+            let error = ConfigError::Unfit(Box::new(error));
+            self.metrics.read(source.name(), ReadOutcome::Refused);
+            self.health.source_failed(source.name(), &error.to_string());
+            return Err(error);
+        }
+        for fault in nameless {
+            let at = layer_at(&layer, &fault.place);
+            take_out(&mut layer.values, fault.place.names());
+            unknown.push(UnknownField { place: fault.place, meant: fault.expected, at });
+        }
+        let stored = layer.version.clone();
+        Ok((layer, stored, migration.is_some()))
+    }
+
+    /// Everything that is required and nowhere, with every way to set it.
+    pub(crate) fn missing(&self, known: &Known, values: &Document) -> Vec<MissingField> {
+        let model = &known.model;
+        let mut faults = known.types(values, Extent::Whole);
+        faults.retain(|fault| fault.kind == FaultKind::Missing);
+        faults.sort_by(|one, other| one.place.cmp(&other.place));
+        faults
+            .into_iter()
+            .map(|fault| {
+                let described = match model.root().find(&fault.place) {
+                    Step::To(place) => place.description().map(str::to_owned),
+                    Step::Open | Step::Unknown => None,
+                };
+                MissingField {
+                    key: model.key.clone(),
+                    description: described,
+                    expected: fault.expected,
+                    secret: model.touches_secret(&fault.place),
+                    ways: self
+                        .sources
+                        .iter()
+                        .map(|source| source.how_to_set_field(model, &fault.place))
+                        .collect(),
+                    place: fault.place,
+                }
+            })
+            .collect()
+    }
+
+    /// The error for whole values that do not fit, each with where it stands.
+    pub(crate) fn unfit(known: &Known, resolution: &Resolution, faults: Vec<Fault>) -> ConfigError {
+        let stored = faults.iter().find_map(|fault| resolution.stored(&fault.place));
+        let mut error = Unfit::of(&known.model, &known.migrations, stored);
+        error.faults = faults
+            .into_iter()
+            .map(|fault| {
+                let at = resolution.at(&fault.place);
+                (fault, at)
+            })
+            .collect();
+        ConfigError::Unfit(Box::new(error))
+    }
+
+    /// Fails if something required is missing.
+    pub(crate) fn complete(&self, known: &Known, resolution: &Resolution) -> Result<(), ConfigError> {
+        let fields = self.missing(known, &resolution.merged.values);
+        match fields.is_empty() {
+            true => Ok(()),
+            false => Err(ConfigError::Missing { fields, away: resolution.away() }),
+        }
+    }
+}
+
+pub(super) fn take_out(values: &mut Document, names: &[String]) {
+    let Some((first, rest)) = names.split_first() else { return };
+    if rest.is_empty() {
+        values.remove(first);
+        return;
+    }
+    let mut here = values.get_mut(first);
+    for (at, name) in rest.iter().enumerate() {
+        let Some(value) = here else { return };
+        if at + 1 == rest.len() {
+            if let Some(table) = value.as_object_mut() {
+                table.remove(name);
+            }
+            return;
+        }
+        here = match value {
+            serde_json::Value::Array(items) => name.parse::<usize>().ok().and_then(|at| items.get_mut(at)),
+            other => other.get_mut(name),
+        };
+    }
+}

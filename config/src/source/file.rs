@@ -1,0 +1,299 @@
+//! Files: `<folder>/<Key>.toml`, `.yaml`, `.yml` or `.json`, or one named file for one model.
+//!
+//! It is read anew each time and never written: a file belongs to whoever edits it. What cannot be read is said with
+//! line and column, never with the line itself, which may have a secret in it.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use futures::stream::{self, BoxStream, StreamExt};
+use serde_json::Value;
+
+use super::{Document, Layer, Source, SourceError};
+use crate::{
+    key::{FieldPath, Key},
+    model::Model,
+};
+
+/// Largest file: settings are no place for data, and all of it is kept in memory.
+const LIMIT: u64 = 1 << 20;
+/// How often files are looked at for changes. Polled: mounted ConfigMaps change by a symbolic link two levels up, and
+/// network file systems tell nobody.
+const LOOK: Duration = Duration::from_secs(1);
+const ENDINGS: [&str; 4] = ["toml", "yaml", "yml", "json"];
+
+/// Files of settings.
+#[derive(Debug, Clone)]
+pub struct File {
+    at: At,
+}
+
+#[derive(Debug, Clone)]
+enum At {
+    Folder(PathBuf),
+    Named { path: PathBuf, key: Option<Key> },
+}
+
+impl File {
+    /// One file for each model: `<folder>/<Key>.toml`, `.yaml`, `.yml` or `.json`. It need not be there.
+    #[must_use]
+    pub fn folder(folder: impl Into<PathBuf>) -> Self {
+        Self { at: At::Folder(folder.into()) }
+    }
+
+    /// This file, for the one model that a program has. It has to be there: somebody named it.
+    #[must_use]
+    pub fn named(path: impl Into<PathBuf>) -> Self {
+        Self { at: At::Named { path: path.into(), key: None } }
+    }
+
+    /// This file, for the model with that key only.
+    #[must_use]
+    pub fn named_for(path: impl Into<PathBuf>, key: Key) -> Self {
+        Self { at: At::Named { path: path.into(), key: Some(key) } }
+    }
+
+    /// Where a model's values may stand.
+    fn candidates(&self, model: &Model) -> Vec<PathBuf> {
+        match &self.at {
+            At::Folder(folder) => {
+                ENDINGS.iter().map(|ending| folder.join(format!("{}.{ending}", model.key))).collect()
+            }
+            At::Named { key: Some(key), .. } if *key != model.key => Vec::new(),
+            At::Named { path, .. } => vec![path.clone()],
+        }
+    }
+
+    /// The path that a person would edit.
+    fn usual(&self, model: &Model) -> String {
+        match &self.at {
+            At::Folder(folder) => folder.join(format!("{}.toml", model.key)).display().to_string(),
+            At::Named { path, .. } => path.display().to_string(),
+        }
+    }
+}
+
+#[async_trait]
+impl Source for File {
+    fn name(&self) -> &str {
+        "file"
+    }
+
+    fn how_to_set(&self, model: &Model) -> String {
+        match &self.at {
+            At::Folder(_) => format!("the file {} (or .yaml, .yml, .json)", self.usual(model)),
+            At::Named { .. } => format!("the file {}", self.usual(model)),
+        }
+    }
+
+    fn how_to_set_field(&self, model: &Model, place: &FieldPath) -> String {
+        format!("{place} in {}", self.how_to_set(model))
+    }
+
+    async fn read(&self, model: &Model) -> Result<Option<Layer>, SourceError> {
+        let candidates = self.candidates(model);
+        let must_exist = matches!(self.at, At::Named { .. }) && !candidates.is_empty();
+        // A file system may be slow, or gone.
+        let read = tokio::task::spawn_blocking(move || read_one(&candidates, must_exist));
+        read.await.map_err(|error| SourceError::Unavailable {
+            name: "file".to_owned(),
+            why: format!("reading was broken off ({error})"),
+            hint: "The program is ending".to_owned(),
+        })?
+    }
+
+    fn changes(&self, model: &Model) -> Option<BoxStream<'static, ()>> {
+        let candidates = self.candidates(model);
+        let state = (candidates, None::<Vec<Option<Stamp>>>);
+        let ticks = stream::unfold(state, |(candidates, mut seen)| async move {
+            loop {
+                if seen.is_some() {
+                    tokio::time::sleep(LOOK).await;
+                }
+                let paths = candidates.clone();
+                let now = tokio::task::spawn_blocking(move || {
+                    paths.iter().map(|path| stamp(path)).collect::<Vec<_>>()
+                });
+                let now = now.await.ok()?;
+                let changed = seen.as_ref().is_some_and(|seen| *seen != now);
+                seen = Some(now);
+                if changed {
+                    return Some(((), (candidates, seen)));
+                }
+            }
+        });
+        Some(ticks.boxed())
+    }
+}
+
+/// What changes when a file does.
+type Stamp = (Option<SystemTime>, u64, u64);
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok(), metadata.len(), metadata.ino()))
+}
+
+fn read_one(candidates: &[PathBuf], must_exist: bool) -> Result<Option<Layer>, SourceError> {
+    let mut found: Option<(&PathBuf, Vec<u8>)> = None;
+    for path in candidates {
+        let Some(bytes) = bytes(path)? else { continue };
+        if let Some((other, _)) = &found {
+            return Err(malformed(
+                path,
+                format!("{} is there, too, and nothing says which one is meant", other.display()),
+                "Keep one of them",
+            ));
+        }
+        found = Some((path, bytes));
+    }
+    match (found, candidates.first()) {
+        (Some((path, bytes)), _) => {
+            let text = String::from_utf8(bytes).map_err(|error| {
+                malformed(
+                    path,
+                    format!("byte {} is not UTF-8", error.utf8_error().valid_up_to()),
+                    "Save it as UTF-8",
+                )
+            })?;
+            let values = parse(path, &text)?;
+            let place = format!("file {}", path.display());
+            Ok(Some(Layer { values, place, fields: BTreeMap::new(), version: None, revision: None }))
+        }
+        (None, Some(path)) if must_exist => {
+            Err(malformed(path, "there is no such file".to_owned(), "Correct the path, or make the file"))
+        }
+        (None, _) => Ok(None),
+    }
+}
+
+fn bytes(path: &Path) -> Result<Option<Vec<u8>>, SourceError> {
+    let failed = |error: &io::Error| match error.kind() {
+        io::ErrorKind::PermissionDenied => SourceError::Denied {
+            name: "file".to_owned(),
+            place: path.display().to_string(),
+            why: error.to_string(),
+            hint: "Let the user of this program read the file and enter its folder".to_owned(),
+        },
+        io::ErrorKind::IsADirectory => malformed(path, "it is a folder".to_owned(), "Name the file"),
+        _ => SourceError::Unavailable {
+            name: "file".to_owned(),
+            why: format!("{}: {error}", path.display()),
+            hint: "Look at the file system".to_owned(),
+        },
+    };
+    let metadata = match std::fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(failed(&error)),
+    };
+    if metadata.len() > LIMIT {
+        let size = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+        return Err(SourceError::TooLarge {
+            place: format!("file {}", path.display()),
+            size,
+            limit: LIMIT as usize,
+        });
+    }
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+fn malformed(path: &Path, why: String, hint: &str) -> SourceError {
+    SourceError::Malformed { place: format!("file {}", path.display()), why, hint: hint.to_owned() }
+}
+
+/// Reads a text by the ending of its file's name.
+///
+/// In JSON, members whose names begin with `//` are remarks and left out: JSON has no others.
+pub(crate) fn parse(path: &Path, text: &str) -> Result<Document, SourceError> {
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_lowercase();
+    let values = match ending.as_str() {
+        "toml" => {
+            let table: toml::Table = toml::from_str(text).map_err(|error| {
+                let at = error.span().map_or_else(String::new, |span| position(text, span.start));
+                malformed(
+                    path,
+                    format!("it is no TOML{at}"),
+                    "Correct it; the format is described on toml.io",
+                )
+            })?;
+            from_toml(toml::Value::Table(table))
+        }
+        "yaml" | "yml" => serde_saphyr::from_str::<Value>(text).map_err(|error| {
+            let at = error
+                .location()
+                .map_or_else(String::new, |at| format!(" (line {}, column {})", at.line(), at.column()));
+            malformed(path, format!("it is no YAML{at}"), "Correct it: look at indentation and quotes")
+        })?,
+        "json" => {
+            let value = serde_json::from_str(text)
+                .map_err(|error| malformed(path, format!("it is no JSON: {error}"), "Correct it"))?;
+            without_remarks(value)
+        }
+        _ => {
+            return Err(malformed(
+                path,
+                "its name does not say what it is".to_owned(),
+                "End its name in .toml, .yaml, .yml or .json",
+            ));
+        }
+    };
+    match values {
+        Value::Object(values) => Ok(values),
+        // An empty YAML file, or one with remarks only.
+        Value::Null => Ok(Document::new()),
+        other => Err(malformed(
+            path,
+            format!("it is {}", crate::schema::json_type(&other)),
+            "It has to be a table of fields",
+        )),
+    }
+}
+
+fn position(text: &str, at: usize) -> String {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!(" (line {line}, column {column})")
+}
+
+fn from_toml(value: toml::Value) -> Value {
+    match value {
+        toml::Value::String(text) => text.into(),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Float(number) => number.into(),
+        toml::Value::Boolean(flag) => flag.into(),
+        // JSON has no dates: as they are written.
+        toml::Value::Datetime(date) => date.to_string().into(),
+        toml::Value::Array(items) => items.into_iter().map(from_toml).collect::<Vec<_>>().into(),
+        toml::Value::Table(members) => {
+            Value::Object(members.into_iter().map(|(name, member)| (name, from_toml(member))).collect())
+        }
+    }
+}
+
+fn without_remarks(value: Value) -> Value {
+    match value {
+        Value::Object(members) => Value::Object(
+            members
+                .into_iter()
+                .filter(|(name, _)| !name.starts_with("//"))
+                .map(|(name, member)| (name, without_remarks(member)))
+                .collect(),
+        ),
+        Value::Array(items) => items.into_iter().map(without_remarks).collect::<Vec<_>>().into(),
+        other => other,
+    }
+}
