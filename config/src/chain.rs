@@ -6,6 +6,7 @@ mod asking;
 mod keeping;
 mod known;
 mod merge;
+mod prompting;
 mod resolve;
 mod watching;
 
@@ -35,7 +36,7 @@ use crate::{
     key::{Actor, Key},
     metrics::Metrics,
     model::Config,
-    source::{Layer, Source},
+    source::{Layer, Source, prompt::Prompter},
 };
 
 /// How long a source may take to answer, if nothing else is said.
@@ -55,6 +56,9 @@ pub(crate) struct Inner {
     sources: Vec<Arc<dyn Source>>,
     registry: Registry,
     last_good: Option<Arc<dyn LastGood>>,
+    prompter: Option<Arc<dyn Prompter>>,
+    /// One person, one question at a time.
+    asking: tokio::sync::Mutex<()>,
     /// What was remembered last, so that an unchanged layer costs nothing.
     remembered: Mutex<HashMap<(String, Key), Option<Layer>>>,
     /// Sources that took too long, and until when they are left alone.
@@ -80,6 +84,7 @@ impl Inner {
 pub struct Builder {
     sources: Vec<Arc<dyn Source>>,
     last_good: Option<Arc<dyn LastGood>>,
+    prompter: Option<Arc<dyn Prompter>>,
     patience: Duration,
     look_again: Duration,
     actor: Option<Actor>,
@@ -104,6 +109,13 @@ impl Builder {
     #[must_use]
     pub fn last_known_good(mut self, last_good: impl LastGood + 'static) -> Self {
         self.last_good = Some(Arc::new(last_good));
+        self
+    }
+
+    /// Whom `get_or_prompt` asks. Without one it asks nobody.
+    #[must_use]
+    pub fn prompter(mut self, prompter: impl Prompter + 'static) -> Self {
+        self.prompter = Some(Arc::new(prompter));
         self
     }
 
@@ -137,6 +149,8 @@ impl Builder {
                 sources: self.sources,
                 registry: Registry::default(),
                 last_good: self.last_good,
+                prompter: self.prompter,
+                asking: tokio::sync::Mutex::default(),
                 remembered: Mutex::default(),
                 asleep: Mutex::default(),
                 patience: self.patience,
@@ -165,6 +179,7 @@ impl ConfigManager {
         Builder {
             sources: Vec::new(),
             last_good: None,
+            prompter: None,
             patience: PATIENCE,
             look_again: LOOK_AGAIN,
             actor: None,

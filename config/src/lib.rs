@@ -8,6 +8,7 @@ extern crate self as harmony_config;
 
 pub mod chain;
 pub mod error;
+mod global;
 pub mod health;
 pub mod key;
 pub mod metrics;
@@ -18,12 +19,15 @@ pub mod source;
 
 pub use chain::{ConfigManager, Handle, LastGood, LastGoodError, LastGoodLayer};
 pub use error::ConfigError;
+pub use global::{get, get_or_prompt, global, init, set};
 pub use harmony_config_derive::Config;
 pub use health::Health;
 pub use key::{Actor, FieldPath, Key};
 pub use metrics::Metrics;
 pub use model::{Config, Migration, Model, ModelError, SchemaVersion};
 pub use secret::Secret;
+#[cfg(feature = "prompt")]
+pub use source::prompt::Terminal;
 pub use source::{
     Change, Document, Layer, Source, SourceError, environment::Environment, file::File, given::Given,
 };

@@ -6,6 +6,7 @@
 pub mod environment;
 pub mod file;
 pub mod given;
+pub mod prompt;
 
 use std::{collections::BTreeMap, fmt};
 
