@@ -15,6 +15,9 @@ pub mod metrics;
 pub mod model;
 pub mod schema;
 pub mod secret;
+pub mod kept;
+pub mod keyring;
+pub mod seal;
 pub mod source;
 
 pub use chain::{ConfigManager, Handle, LastGood, LastGoodError, LastGoodLayer};
