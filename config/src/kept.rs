@@ -192,7 +192,8 @@ pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
 /// A lock between processes and between threads, as long as it lives. It ends with the process that holds it.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    // `None`: a disk on which nobody writes.
+    _file: Option<File>,
 }
 
 impl Lock {
@@ -200,7 +201,17 @@ impl Lock {
     pub(crate) fn alone(path: &Path) -> Result<Self, KeptError> {
         let file = open_lock(path).map_err(|source| KeptError::Write { path: path.to_owned(), source })?;
         wait(path, || file.try_lock())?;
-        Ok(Self { _file: file })
+        Ok(Self { _file: Some(file) })
+    }
+
+    /// Nobody has it alone. On a disk on which nothing can be written nobody writes, and nothing is locked.
+    pub(crate) fn shared(path: &Path) -> Result<Self, KeptError> {
+        let file = match open_lock(path).or_else(|_| File::open(path)) {
+            Ok(file) => file,
+            Err(_) => return Ok(Self { _file: None }),
+        };
+        wait(path, || file.try_lock_shared())?;
+        Ok(Self { _file: Some(file) })
     }
 }
 

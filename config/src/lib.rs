@@ -12,6 +12,8 @@ mod global;
 pub mod health;
 pub mod key;
 pub mod metrics;
+pub mod keyring;
+pub mod last_known_good;
 pub mod model;
 pub mod schema;
 pub mod secret;
@@ -19,6 +21,7 @@ pub mod kept;
 pub mod keyring;
 pub mod seal;
 pub mod source;
+pub mod witness;
 
 pub use chain::{ConfigManager, Handle, LastGood, LastGoodError, LastGoodLayer};
 pub use error::ConfigError;

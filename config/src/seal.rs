@@ -8,8 +8,8 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::{
-    key::FieldPath,
-    keyring::{Context, Keyring, KeyringError, Purpose, Sealed},
+    key::{FieldPath, Key},
+    keyring::{Context, KeyVersion, Keyring, KeyringError, Purpose, Sealed},
     model::Model,
     source::{Document, SourceError},
 };
@@ -69,7 +69,7 @@ pub fn seal_document(
     model: &Model,
     plain: &Document,
 ) -> Result<Document, SealError> {
-    let sealer = Sealer { keyring, owner, model };
+    let sealer = Sealer { at: Places { keyring, owner, key: &model.key }, model };
     sealer.seal_fields(&FieldPath::root(), plain)
 }
 
@@ -86,10 +86,10 @@ pub fn open_document(
     model: &Model,
     at_rest: &Document,
 ) -> Result<Document, SealError> {
-    let sealer = Sealer { keyring, owner, model };
-    match sealer.open(&FieldPath::root(), &Value::Object(at_rest.clone()))? {
+    let at = Places { keyring, owner, key: &model.key };
+    match at.open(&FieldPath::root(), &Value::Object(at_rest.clone()))? {
         Value::Object(fields) => Ok(fields),
-        _ => Err(sealer.malformed(&FieldPath::root(), "what is sealed is no document")),
+        _ => Err(at.malformed(&FieldPath::root(), "what is sealed is no document")),
     }
 }
 
@@ -99,24 +99,62 @@ pub fn open_document(
 /// When the keys cannot be read.
 pub fn needs_sealing(keyring: &Keyring, model: &Model, at_rest: &Document) -> Result<bool, SealError> {
     let newest = keyring.newest(Purpose::Encryption)?;
-    Ok(is_stale(model, newest, &FieldPath::root(), at_rest))
+    Ok(is_stale(model, newest, at_rest))
+}
+
+/// As [`needs_sealing`], for this newest key.
+pub(crate) fn is_stale(model: &Model, newest: KeyVersion, at_rest: &Document) -> bool {
+    is_stale_at(model, newest, &FieldPath::root(), at_rest)
+}
+
+/// The document with everything that is sealed in it sealed with the newest key. Needs no model: for a rotation, which
+/// knows of none.
+///
+/// # Errors
+/// As [`open_document`].
+pub fn reseal_document(
+    keyring: &Keyring,
+    owner: &str,
+    key: &Key,
+    at_rest: &Document,
+) -> Result<Document, SealError> {
+    reseal_fields(&Places { keyring, owner, key }, &FieldPath::root(), at_rest)
+}
+
+fn reseal_fields(at: &Places<'_>, place: &FieldPath, fields: &Document) -> Result<Document, SealError> {
+    if fields.contains_key(SEALED) {
+        return at.seal_whole(place, &at.open_whole(place, fields)?);
+    }
+    let resealed = fields.iter().map(|(name, value)| {
+        let value = match value {
+            Value::Object(inner) => Value::Object(reseal_fields(at, &place.join(name), inner)?),
+            other => other.clone(),
+        };
+        Ok((name.clone(), value))
+    });
+    resealed.collect()
 }
 
 struct Sealer<'a> {
+    at: Places<'a>,
+    model: &'a Model,
+}
+
+/// Whose places.
+struct Places<'a> {
     keyring: &'a Keyring,
     owner: &'a str,
-    model: &'a Model,
+    key: &'a Key,
 }
 
 impl Sealer<'_> {
     fn seal(&self, place: &FieldPath, value: &Value) -> Result<Value, SealError> {
         match value {
-            _ if is_secret(self.model, place) => self.seal_whole(place, value),
-            Value::Object(fields) if fields.contains_key(SEALED) => self.seal_whole(place, value),
-            Value::Object(fields) => Ok(Value::Object(self.seal_fields(place, fields)?)),
+            Value::Object(fields) => self.seal_fields(place, fields).map(Value::Object),
+            _ if is_secret(self.model, place) => self.at.seal_whole(place, value).map(Value::Object),
             // A list has no places of its own: with a secret, or what could be taken for a seal, it is sealed as one.
             Value::Array(_) if has_secret(self.model, place) || looks_sealed(value) => {
-                self.seal_whole(place, value)
+                self.at.seal_whole(place, value).map(Value::Object)
             }
             _ => Ok(value.clone()),
         }
@@ -124,29 +162,32 @@ impl Sealer<'_> {
 
     fn seal_fields(&self, place: &FieldPath, fields: &Document) -> Result<Document, SealError> {
         if is_secret(self.model, place) || fields.contains_key(SEALED) {
-            return match self.seal_whole(place, &Value::Object(fields.clone()))? {
-                Value::Object(sealed) => Ok(sealed),
-                _ => Err(self.malformed(place, "it was not sealed")),
-            };
+            return self.at.seal_whole(place, &Value::Object(fields.clone()));
         }
         fields.iter().map(|(name, value)| Ok((name.clone(), self.seal(&place.join(name), value)?))).collect()
     }
+}
 
-    fn seal_whole(&self, place: &FieldPath, value: &Value) -> Result<Value, SealError> {
+impl Places<'_> {
+    fn seal_whole(&self, place: &FieldPath, value: &Value) -> Result<Document, SealError> {
         let plain = serde_json::to_vec(value).map(Zeroizing::new);
         let plain = plain.map_err(|_| self.malformed(place, "it cannot be written as JSON"))?;
         let sealed = self.keyring.seal(&self.context(place), &plain)?;
-        Ok(Value::Object([(SEALED.to_owned(), Value::String(sealed.into()))].into_iter().collect()))
+        Ok([(SEALED.to_owned(), Value::String(sealed.into()))].into_iter().collect())
     }
 
     fn open(&self, place: &FieldPath, value: &Value) -> Result<Value, SealError> {
         let Value::Object(fields) = value else { return Ok(value.clone()) };
-        let Some(sealed) = fields.get(SEALED) else {
-            let opened =
-                fields.iter().map(|(name, value)| Ok((name.clone(), self.open(&place.join(name), value)?)));
-            return opened.collect::<Result<Document, SealError>>().map(Value::Object);
-        };
-        let (Some(text), 1) = (sealed.as_str(), fields.len()) else {
+        if fields.contains_key(SEALED) {
+            return self.open_whole(place, fields);
+        }
+        let opened =
+            fields.iter().map(|(name, value)| Ok((name.clone(), self.open(&place.join(name), value)?)));
+        opened.collect::<Result<Document, SealError>>().map(Value::Object)
+    }
+
+    fn open_whole(&self, place: &FieldPath, fields: &Document) -> Result<Value, SealError> {
+        let (Some(text), 1) = (fields.get(SEALED).and_then(Value::as_str), fields.len()) else {
             return Err(self.malformed(place, "it has other fields, or its seal is no text"));
         };
         let sealed: Sealed =
@@ -156,7 +197,7 @@ impl Sealer<'_> {
     }
 
     fn context<'b>(&'b self, place: &'b FieldPath) -> Context<'b> {
-        Context { owner: self.owner, key: &self.model.key, place }
+        Context { owner: self.owner, key: self.key, place }
     }
 
     fn malformed(&self, place: &FieldPath, why: &'static str) -> SealError {
@@ -164,7 +205,7 @@ impl Sealer<'_> {
             [] => "the top".to_owned(),
             _ => place.to_string(),
         };
-        SealError::Malformed { key: self.model.key.to_string(), place, why }
+        SealError::Malformed { key: self.key.to_string(), place, why }
     }
 }
 
@@ -186,7 +227,7 @@ fn looks_sealed(value: &Value) -> bool {
     }
 }
 
-fn is_stale(model: &Model, newest: crate::keyring::KeyVersion, place: &FieldPath, fields: &Document) -> bool {
+fn is_stale_at(model: &Model, newest: KeyVersion, place: &FieldPath, fields: &Document) -> bool {
     if let Some(sealed) = fields.get(SEALED) {
         return sealed
             .as_str()
@@ -197,7 +238,7 @@ fn is_stale(model: &Model, newest: crate::keyring::KeyVersion, place: &FieldPath
         || fields.iter().any(|(name, value)| {
             let place = place.join(name);
             match value {
-                Value::Object(fields) => is_stale(model, newest, &place, fields),
+                Value::Object(fields) => is_stale_at(model, newest, &place, fields),
                 Value::Array(_) => is_secret(model, &place) || has_secret(model, &place),
                 _ => is_secret(model, &place),
             }
