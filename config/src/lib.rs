@@ -10,6 +10,9 @@ pub mod chain;
 pub mod error;
 mod global;
 pub mod health;
+#[cfg(feature = "sqlite")]
+pub mod database;
+pub mod kept;
 pub mod key;
 pub mod metrics;
 pub mod keyring;

@@ -1,0 +1,72 @@
+//! The database as a source of the chain.
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use super::{Database, items};
+use crate::{
+    key::Actor,
+    model::Model,
+    source::{Change, Layer, Source, SourceError},
+};
+
+const NAME: &str = "sqlite";
+
+#[async_trait]
+impl Source for Database {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn how_to_set(&self, model: &Model) -> String {
+        format!(
+            "`harmony-config set {}`, which keeps it in the database {}",
+            model.key,
+            self.path().display()
+        )
+    }
+
+    fn should_persist(&self) -> bool {
+        true
+    }
+
+    async fn read(&self, model: &Model) -> Result<Option<Layer>, SourceError> {
+        let (service, key) = (self.service().to_owned(), model.key.clone());
+        let read = self.thread.run(move |opened, place| {
+            opened.read(place, |view| {
+                let Some(stored) = items::get(view, &service, &key)? else { return Ok(None) };
+                let values = stored.open(&place.keyring)?;
+                Ok(Some((values, stored.content.version, stored.revision)))
+            })
+        });
+        let found = read.await.map_err(|error| error.into_source_error(NAME))?;
+        Ok(found.map(|(values, version, revision)| Layer {
+            values,
+            place: format!("database {}, item {} of {}", self.path().display(), model.key, self.service()),
+            fields: Default::default(),
+            version: Some(version),
+            revision: Some(revision),
+        }))
+    }
+
+    async fn write(&self, model: &Model, change: Change<'_>) -> Result<u64, SourceError> {
+        let (service, model) = (self.service().to_owned(), model.clone());
+        let (values, actor, expected) = (change.values.clone(), change.actor.clone(), change.expected);
+        let write = self.thread.run(move |opened, place| {
+            opened.write(place, &actor, |writing| items::set(writing, &service, &model, &values, expected))
+        });
+        write.await.map_err(|error| error.into_source_error(NAME))
+    }
+
+    async fn delete(&self, model: &Model, actor: &Actor) -> Result<bool, SourceError> {
+        let (service, key, actor) = (self.service().to_owned(), model.key.clone(), actor.clone());
+        let delete = self.thread.run(move |opened, place| {
+            opened.write(place, &actor, |writing| items::delete(writing, &service, &key))
+        });
+        delete.await.map_err(|error| error.into_source_error(NAME))
+    }
+
+    fn changes(&self, model: &Model) -> Option<BoxStream<'static, ()>> {
+        Some(self.changes_of(&model.key))
+    }
+}
