@@ -3,11 +3,17 @@
 //! Owns the order of the sources, what is merged from them and what is kept where. Knows no source by name.
 
 mod asking;
+mod explain;
 mod keeping;
 mod known;
+#[cfg(feature = "sqlite")]
+mod local;
 mod merge;
 mod prompting;
+mod requirement;
 mod resolve;
+mod template;
+mod transfer;
 mod watching;
 
 use std::{
@@ -22,12 +28,16 @@ use std::{
 use tracing::Instrument as _;
 
 pub use asking::{LastGood, LastGoodError, LastGoodLayer};
+pub use explain::{Explained, Explanation};
 pub use keeping::{Deleted, Written};
 pub(crate) use known::Known;
 use known::Registry;
+pub use requirement::Requirements;
 use resolve::Reach;
 pub(crate) use resolve::Resolution;
 pub use resolve::{Answer, UnknownField};
+pub use template::{TemplateFormat, template};
+pub use transfer::{Export, ExportedItem, Secrets};
 pub use watching::Handle;
 
 use crate::{
@@ -88,6 +98,8 @@ pub struct Builder {
     patience: Duration,
     look_again: Duration,
     actor: Option<Actor>,
+    /// Why the last-known-good file was not used.
+    refused: Option<String>,
 }
 
 impl Builder {
@@ -144,6 +156,12 @@ impl Builder {
     /// Makes it. No source is asked before settings are.
     #[must_use]
     pub fn build(self) -> ConfigManager {
+        let health = Observed::default();
+        let metrics = Metrics::default();
+        if let Some(why) = &self.refused {
+            metrics.signature_failure("last-known-good");
+            health.last_known_good_refused(why);
+        }
         ConfigManager {
             inner: Arc::new(Inner {
                 sources: self.sources,
@@ -155,8 +173,8 @@ impl Builder {
                 asleep: Mutex::default(),
                 patience: self.patience,
                 look_again: self.look_again,
-                health: Observed::default(),
-                metrics: Metrics::default(),
+                health,
+                metrics,
                 epoch: AtomicU64::new(0),
                 wrote: tokio::sync::watch::Sender::new(0),
                 handles: watching::Handles::default(),
@@ -183,6 +201,7 @@ impl ConfigManager {
             patience: PATIENCE,
             look_again: LOOK_AGAIN,
             actor: None,
+            refused: None,
         }
     }
 

@@ -202,6 +202,14 @@ pub enum ConfigError {
         /// What is wrong.
         why: String,
     },
+    /// Keys or folder of the database cannot be had.
+    #[error("settings cannot be kept in {folder}: {why}", folder = folder.display())]
+    Local {
+        /// The folder.
+        folder: std::path::PathBuf,
+        /// Why, and what to do.
+        why: String,
+    },
     /// The global manager is asked for before it was made.
     #[error(
         "there is no global manager of settings yet: call harmony_config::init first, once, at the start"
@@ -247,6 +255,7 @@ impl ConfigError {
             Self::NotJson { .. } => "not_json",
             Self::Prompt { .. } => "prompt",
             Self::Import { .. } => "import",
+            Self::Local { .. } => "local",
             Self::NotInitialised | Self::AlreadyInitialised => "global",
         }
     }

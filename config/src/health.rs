@@ -100,6 +100,8 @@ struct State {
     sources: BTreeMap<String, SourceState>,
     models: BTreeMap<Key, ModelState>,
     last_known_good_error: Option<LastError>,
+    /// Stays until the process ends: somebody has to look into it.
+    last_known_good_refused: Option<LastError>,
 }
 
 #[derive(Debug, Default)]
@@ -177,6 +179,11 @@ impl Observed {
         let news = state.last_known_good_error.as_ref().is_none_or(|known| known.text != why);
         state.last_known_good_error = Some(now(why));
         news
+    }
+
+    /// The last-known-good file was tampered with, and is not used.
+    pub fn last_known_good_refused(&self, why: &str) {
+        self.state().last_known_good_refused = Some(now(why));
     }
 
     /// The last known good works.
@@ -282,9 +289,11 @@ impl Observed {
                 error: model.error.clone(),
             })
             .collect();
+        let last_known_good_error =
+            state.last_known_good_error.clone().or_else(|| state.last_known_good_refused.clone());
         let last_known_good_in_use = models.iter().any(|model| !model.last_known_good_for.is_empty());
         let degraded = last_known_good_in_use
-            || state.last_known_good_error.is_some()
+            || last_known_good_error.is_some()
             || sources.iter().any(|source| source.answers == Some(false))
             || models.iter().any(|model| !model.unknown_fields.is_empty());
         let status = match (models.iter().any(|model| model.error.is_some()), degraded) {
@@ -296,17 +305,9 @@ impl Observed {
             .iter()
             .filter_map(|source| source.last_error.as_ref())
             .chain(models.iter().filter_map(|model| model.error.as_ref()))
-            .chain(&state.last_known_good_error)
+            .chain(&last_known_good_error)
             .max_by_key(|error| error.at)
             .cloned();
-        Health {
-            status,
-            epoch,
-            sources,
-            models,
-            last_known_good_in_use,
-            last_known_good_error: state.last_known_good_error.clone(),
-            last_error,
-        }
+        Health { status, epoch, sources, models, last_known_good_in_use, last_known_good_error, last_error }
     }
 }

@@ -7,22 +7,20 @@
 extern crate self as harmony_config;
 
 pub mod chain;
+#[cfg(feature = "sqlite")]
+pub mod database;
 pub mod error;
 mod global;
 pub mod health;
-#[cfg(feature = "sqlite")]
-pub mod database;
 pub mod kept;
 pub mod key;
-pub mod metrics;
 pub mod keyring;
 pub mod last_known_good;
+pub mod metrics;
 pub mod model;
 pub mod schema;
-pub mod secret;
-pub mod kept;
-pub mod keyring;
 pub mod seal;
+pub mod secret;
 pub mod source;
 pub mod witness;
 

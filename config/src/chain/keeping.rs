@@ -163,7 +163,7 @@ impl ConfigManager {
         self.keep_part(known, &values, revision).await
     }
 
-    async fn keep_part(
+    pub(super) async fn keep_part(
         &self,
         known: &Arc<Known>,
         values: &Document,

@@ -6,6 +6,7 @@ use futures::stream::BoxStream;
 use super::{Database, items};
 use crate::{
     key::Actor,
+    keyring::Purpose,
     model::Model,
     source::{Change, Layer, Source, SourceError},
 };
@@ -28,6 +29,15 @@ impl Source for Database {
 
     fn should_persist(&self) -> bool {
         true
+    }
+
+    fn keep_last_known_good(&self) -> bool {
+        true
+    }
+
+    fn encryption(&self) -> Option<String> {
+        let version = self.place.keyring.newest(Purpose::Encryption).ok()?;
+        Some(format!("AES-256-GCM, key {}", version.0))
     }
 
     async fn read(&self, model: &Model) -> Result<Option<Layer>, SourceError> {
