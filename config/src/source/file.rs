@@ -120,7 +120,8 @@ impl Source for File {
                     paths.iter().map(|path| stamp(path)).collect::<Vec<_>>()
                 });
                 let now = now.await.ok()?;
-                let changed = seen.as_ref().is_some_and(|seen| *seen != now);
+                // The first time, too: what was read before may be older than this look.
+                let changed = seen.as_ref() != Some(&now);
                 seen = Some(now);
                 if changed {
                     return Some(((), (candidates, seen)));

@@ -3,9 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod environment;
+#[cfg(feature = "sqlite")]
+mod fallback;
 mod file;
 mod kept;
 mod reading;
+mod telling;
+mod watching;
 mod writing;
 
 use harmony_config::{Config, ConfigManager, Environment, File, Model, Secret};
