@@ -96,7 +96,7 @@ impl fmt::Debug for Change<'_> {
 /// One place that has values.
 #[async_trait]
 pub trait Source: fmt::Debug + Send + Sync {
-    /// Short, stable, lower-case; stands in messages, metrics and `explain`: `environment`, `file`, `sqlite`.
+    /// Short, stable, lower-case, no other source's in the chain; stands in messages, metrics and `explain`: `environment`, `file`, `sqlite`.
     fn name(&self) -> &str;
 
     /// How a person sets this model here, in one line: `the variable HARMONY_CONFIG_Vlan`.

@@ -208,3 +208,65 @@ fn check_version(version: &LitStr) -> syn::Result<()> {
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use syn::parse_quote;
+
+    use super::*;
+
+    fn refused(input: DeriveInput) -> String {
+        expand(&input).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn names_are_those_that_serde_reads() {
+        let written = expand(&parse_quote! {
+            #[config(key = "Other", migrate_from("0123456789abcdef", old::one))]
+            #[serde(rename_all = "kebab-case")]
+            struct Settings {
+                #[config(secret)]
+                api_token: String,
+                #[config(secret)]
+                #[serde(rename(deserialize = "pin"))]
+                number: u32,
+            }
+        });
+        let written = written.unwrap().to_string();
+        for expected in ["\"Other\"", "\"api-token\"", "\"pin\"", "\"0123456789abcdef\" , old :: one"] {
+            assert!(written.contains(expected), "{expected} is not in {written}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_model_is_refused_with_the_way_on() {
+        assert!(refused(parse_quote! { enum A { B } }).contains("struct with named fields"));
+        assert!(refused(parse_quote! { struct A(u8); }).contains("struct with named fields"));
+        assert!(refused(parse_quote! { struct A<T> { b: T } }).contains("no parameters"));
+        assert!(refused(parse_quote! { struct A__B { c: u8 } }).contains("#[config(key = "));
+        assert!(refused(parse_quote! { #[config(key = "a/b")] struct A { c: u8 } }).contains("1 to 64"));
+    }
+
+    #[test]
+    fn a_mark_that_means_nothing_is_refused() {
+        assert!(refused(parse_quote! { #[config(secret)] struct A { b: u8 } }).contains("on a type"));
+        assert!(
+            refused(parse_quote! { struct A { #[config(hidden)] b: u8 } }).contains("`secret` or `nested`")
+        );
+        let both = parse_quote! { struct A { #[config(secret, nested)] b: B } };
+        assert!(refused(both).contains("not both"));
+        let flat = parse_quote! { struct A { #[config(secret)] #[serde(flatten)] b: B } };
+        assert!(refused(flat).contains("no name of its own"));
+    }
+
+    #[test]
+    fn a_version_that_is_none_is_refused() {
+        let short = parse_quote! { #[config(migrate_from("abc", old))] struct A { b: u8 } };
+        assert!(refused(short).contains("sixteen hex digits"));
+        let twice = parse_quote! {
+            #[config(migrate_from("0123456789abcdef", one), migrate_from("0123456789abcdef", two))]
+            struct A { b: u8 }
+        };
+        assert!(refused(twice).contains("already"));
+    }
+}

@@ -135,6 +135,23 @@ impl ConfigManager {
         }
     }
 
+    /// Writes what the keeping source has under an older schema again, as its migration makes it. `None` if there is
+    /// nothing to do. Reading migrates, too, and writes nothing.
+    ///
+    /// # Errors
+    /// [`ConfigError::Migration`], and as [`ConfigManager::set`].
+    pub async fn migrate<T: Config>(&self) -> Result<Option<Written>, ConfigError> {
+        let known = self.inner.registry.of::<T>()?;
+        let keeper = self.inner.keeper(&known)?;
+        let found = self.inner.read_in_time(keeper, &known).await;
+        let layer = found.map_err(|error| self.inner.source_error(&known, keeper, error))?;
+        let stored = layer.and_then(|layer| layer.version);
+        if stored.is_none_or(|stored| stored == known.model.version) {
+            return Ok(None);
+        }
+        self.keep_fields(&known, &Document::new(), None).await.map(Some)
+    }
+
     /// Adds fields to what the keeping source has.
     pub(super) async fn keep_fields(
         &self,
@@ -190,7 +207,8 @@ impl ConfigManager {
         values: &Document,
     ) -> Vec<(FieldPath, String)> {
         // The write is done; what cannot be asked now cannot be compared.
-        let Ok(resolution) = self.inner.resolve(known, Reach::UntilComplete).await else { return Vec::new() };
+        // All sources: what was written is remembered as the last known good at once.
+        let Ok(resolution) = self.inner.resolve(known, Reach::All).await else { return Vec::new() };
         let mut found = BTreeMap::new();
         for (place, number) in &resolution.merged.from {
             let asked = &resolution.asked[*number];

@@ -3,7 +3,7 @@
 //! Secrets are left out, unless they are asked for by name of this act; then each source that gave one is told before,
 //! and nothing is shown if one cannot write that down. An import is checked as a whole before anything is written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -194,12 +194,11 @@ impl ConfigManager {
                 why,
             })?;
         }
-        let omitted: BTreeSet<_> = item.omitted.iter().collect();
-        let extent = match omitted.is_empty() {
-            true => crate::schema::Extent::Whole,
-            false => crate::schema::Extent::Part,
+        let faults = match item.omitted.is_empty() {
+            true => known.whole(&values),
+            false => known.types(&values, crate::schema::Extent::Part),
         };
-        Inner::refuse(&known, known.types(&values, extent), &place)?;
-        Ok((known, values, !omitted.is_empty()))
+        Inner::refuse(&known, faults, &place)?;
+        Ok((known, values, !item.omitted.is_empty()))
     }
 }

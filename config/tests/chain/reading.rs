@@ -204,6 +204,11 @@ async fn what_was_stored_under_an_older_schema_is_migrated_when_it_is_read() {
     let old = Model::of::<older::Host>().unwrap().version;
     assert_eq!(kept.item(&model).unwrap().version, old.0, "reading writes nothing");
     assert!(manager.health().models[0].stored_versions.contains(&old), "and is visible");
+    assert_eq!(manager.migrate::<older::NewHost>().await.unwrap().unwrap().revision, 2);
+    assert_eq!(kept.item(&model).unwrap().version, model.version.0);
+    assert_eq!(manager.migrate::<older::NewHost>().await.unwrap(), None);
+    assert_eq!(manager.get::<older::NewHost>().await.unwrap(), expected);
+    assert!(manager.health().models[0].stored_versions.is_empty());
 
     kept.store(&model, &item(&old.0, json!({ "address": "canary" })));
     let error = manager.get::<older::NewHost>().await.unwrap_err().to_string();
