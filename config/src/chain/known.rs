@@ -39,6 +39,12 @@ impl Known {
         })
     }
 
+    /// The value of the type, if nothing at all is wrong. The values have no unknown fields.
+    pub fn good<T: Config>(&self, values: &Value) -> Option<T> {
+        let value = T::deserialize(values).ok()?;
+        self.bounds.hold(values).then_some(value)
+    }
+
     /// The value of the type; or everything that is wrong.
     pub fn parse<T: Config>(&self, values: &Document) -> Result<T, Vec<Fault>> {
         let found = self.types(values, Extent::Whole);

@@ -22,6 +22,12 @@ impl Bounds {
         Self { validator: jsonschema::draft202012::new(schema).ok() }
     }
 
+    /// Whether the rules say nothing against a whole document.
+    #[must_use]
+    pub fn hold(&self, values: &Value) -> bool {
+        self.validator.as_ref().is_none_or(|validator| validator.is_valid(values))
+    }
+
     /// What the rules say against a whole document. `hidden` places are secret: nothing about them is repeated.
     #[must_use]
     pub fn faults(&self, values: &Value, hidden: impl Fn(&crate::key::FieldPath) -> bool) -> Vec<Fault> {
@@ -58,6 +64,12 @@ impl Bounds {
     #[must_use]
     pub fn of(_schema: &Value) -> Self {
         Self {}
+    }
+
+    /// They do.
+    #[must_use]
+    pub fn hold(&self, _values: &Value) -> bool {
+        true
     }
 
     /// Nothing to say.

@@ -56,7 +56,7 @@ impl<'s> Place<'s> {
 
     /// The schemas that all hold here: itself, what it refers to, `allOf`, and what an optional place holds.
     fn parts(self) -> Vec<&'s Value> {
-        let mut parts = Vec::with_capacity(2);
+        let mut parts = Vec::with_capacity(4);
         self.collect(self.here, &mut parts, 0);
         parts
     }

@@ -7,7 +7,6 @@ mod environment;
 mod fallback;
 mod file;
 mod kept;
-mod logs;
 mod reading;
 mod telling;
 mod watching;

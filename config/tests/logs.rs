@@ -1,13 +1,28 @@
 //! What stands in logs: each change of state once, joined by ids, and never a value.
+//!
+//! A process of its own: which lines are of interest to anybody is known to `tracing` for the process.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "chain/kept.rs"]
+#[allow(dead_code)]
+mod kept;
 
 use std::{
     io,
     sync::{Arc, Mutex, atomic::Ordering},
 };
 
-use harmony_config::{Actor, Secret};
+use harmony_config::{Actor, Config, ConfigManager, Environment, Secret};
+use kept::Kept;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::{Switch, Vlan, chain, kept::Kept};
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, Config)]
+struct Vlan {
+    id: u16,
+    password: Secret<String>,
+}
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -36,11 +51,6 @@ impl Lines {
     }
 }
 
-fn vlan(id: u16) -> Vlan {
-    let switch = Some(Switch { host: "h".to_owned(), password: Secret::new("canary-5".to_owned()) });
-    Vlan { id, name: "n".to_owned(), mtu: 1500, tags: Vec::new(), switch }
-}
-
 // One thread: the subscriber is this thread's.
 #[tokio::test(flavor = "current_thread")]
 async fn a_change_of_state_is_logged_once_with_ids_and_without_values() {
@@ -53,12 +63,16 @@ async fn a_change_of_state_is_logged_once_with_ids_and_without_values() {
         .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
     let folder = tempfile::tempdir().unwrap();
-    let variables = [("HARMONY_CONFIG_Vlan", r#"{"nmae": "canary-6"}"#)];
-    let (manager, kept): (_, Kept) = chain(folder.path(), &variables);
+    let variables = [("HARMONY_CONFIG_Vlan__NAME", "canary-6")];
+    let kept = Kept::new(folder.path());
+    let manager = ConfigManager::builder()
+        .source(Environment::new().with_variables(variables))
+        .source(kept.clone())
+        .build();
     let actor =
         Actor { who: "ada".to_owned(), from: "a test".to_owned(), request_id: "request-4711".to_owned() };
     let manager = manager.acting_as(actor);
-    manager.set(&vlan(1)).await.unwrap();
+    manager.set(&Vlan { id: 1, password: "canary-5".to_owned().into() }).await.unwrap();
     let set = lines.about("settings were set");
     assert_eq!(set.len(), 1);
     assert_eq!(set[0]["fields"]["request_id"], "request-4711");
