@@ -50,7 +50,8 @@ impl Given {
             }
             // A key that nobody knows is a login only together with a token.
             None => {
-                let expected = "a file with a service account's token for NATS, unless another login is set";
+                let expected =
+                    "a file with a token for NATS; or set nats-credential-file in the place of all";
                 required("nats-token-file", self.nats_token_file.as_ref(), expected)?;
                 NkeySeed::random().map_err(|error| invalid("nats-seed-file", "", &error.to_string()))?
             }

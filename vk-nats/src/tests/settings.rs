@@ -83,7 +83,7 @@ fn a_token_file_replaces_the_seed_file_and_one_of_them_is_needed() {
     let token = files.0.path().join("token");
     let keyless = |token| Flags { nats_seed_file: None, nats_token_file: token, ..files.flags() };
     let refused = refusal(keyless(None));
-    assert!(refused.contains("nats-token-file") && refused.contains("nats-seed-file"), "{refused}");
+    assert!(refused.contains("nats-token-file") && refused.contains("nats-credential-file"), "{refused}");
     let public = |flags: Flags| match flags.check().unwrap().nats.login() {
         fleet_daemon::credential::Login::Credential { key, token: Some(_) } => {
             key.key_pair().unwrap().public_key()
