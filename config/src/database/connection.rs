@@ -75,14 +75,16 @@ impl Place {
             DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(written)?;
         }
         // SQLite gives -wal and -shm the mode of this file.
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&self.path)
-            .map_err(written)?;
+        let mut file = OpenOptions::new();
+        file.read(true).write(true).mode(0o600);
+        let was_there = match file.clone().create_new(true).open(&self.path) {
+            Ok(_) => false,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                file.open(&self.path).map_err(written)?;
+                true
+            }
+            Err(error) => return Err(written(error)),
+        };
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(&self.path, flags)?;
         connection.busy_timeout(self.options.patience)?;
@@ -97,9 +99,15 @@ impl Place {
              PRAGMA wal_autocheckpoint = 256; PRAGMA journal_size_limit = 1048576;",
         )?;
         schema::migrate(&mut connection, &self.path, |id| {
+            let lines = if was_there { Head::lines_at(&self.keyring, &self.path) } else { 0 };
+            if lines > 0 {
+                let why = format!("it is empty, and its log had {lines} lines");
+                return Err(DatabaseError::Corrupt { path: self.path.clone(), why }.into());
+            }
             Head::new(&self.keyring, id).set(&self.keyring, Tail::NONE)
         })?;
         let head = Head::new(&self.keyring, &schema::id(&connection)?);
+        head.claim(&self.keyring, &self.path)?;
         let mut opened = Opened { connection, head, file, writable: true };
         // What a killed process left between two steps.
         opened.settle(self);

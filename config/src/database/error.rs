@@ -259,10 +259,21 @@ impl DatabaseError {
                 why: format!("{} is missing", head.display()),
                 hint: "If it was moved here on purpose, accept it with `harmony-config restore --accept`".to_owned(),
             },
-            Self::Keys { path, source } => SourceError::Tampered {
+            Self::Keys {
+                path,
+                source:
+                    source @ (KeyringError::NoVersion { .. }
+                    | KeyringError::WrongMac
+                    | KeyringError::Unopenable { .. }),
+            } => SourceError::Tampered {
                 place: place(&path),
                 why: format!("its keys do not serve: {source}"),
                 hint: "Put the keys folder back that belongs to it".to_owned(),
+            },
+            Self::Keys { path, source } => SourceError::Malformed {
+                place: place(&path),
+                why: format!("its keys do not serve: {source}"),
+                hint: "They are in a folder of their own, `keys` beside the database by default".to_owned(),
             },
             Self::Audit { why } => SourceError::Audit { why: why.to_string(), hint: String::new() },
             other => SourceError::Unavailable {

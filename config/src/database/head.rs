@@ -13,22 +13,32 @@
 //!                     killed: log at n          killed: log at n+1      either is accepted while pending
 //! ```
 //!
+//! Beside it, `database-at-<hash of the path>` says which database was made there: a file that was emptied, as a disk
+//! does to it that lost power, looks to SQLite as if it had just been made.
+//!
 //! The file has two slots of one sector each, written in turn: a torn one has no valid MAC, and the other one counts.
 
 use std::{
     fs::OpenOptions,
     io::{self, ErrorKind},
-    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{FileExt as _, OpenOptionsExt as _},
+    },
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
 
 use super::{
     chain::{Hash, Tail},
     error::{DatabaseError, Fault, file_error},
 };
-use crate::keyring::{Keyring, Mac};
+use crate::{
+    kept::{self, KeptError, Lock},
+    keyring::{Keyring, KeyringError, Mac},
+};
 
 const SLOT: usize = 512;
 
@@ -83,6 +93,12 @@ struct Slot {
     mac: Mac,
 }
 
+fn marker(keyring: &Keyring, path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let hash = sha2::Sha256::digest(path.as_os_str().as_bytes());
+    keyring.folder().join(format!("database-at-{}", data_encoding::HEXLOWER.encode(&hash[..8])))
+}
+
 /// The file.
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
@@ -97,6 +113,28 @@ impl Head {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Remembers that this database is the one at that path.
+    pub(crate) fn claim(&self, keyring: &Keyring, path: &Path) -> Result<(), Fault> {
+        let marker = marker(keyring, path);
+        if std::fs::read(&marker).is_ok_and(|id| id == self.id.as_bytes()) {
+            return Ok(());
+        }
+        let written = Lock::alone(&keyring.folder().join("database-at.lock"))
+            .and_then(|_lock| kept::replace(&marker, self.id.as_bytes()));
+        written.map_err(|error| match error {
+            KeptError::Write { path, source } => file_error(&path, "written", source).into(),
+            other => KeyringError::Kept(other).into(),
+        })
+    }
+
+    /// How many lines the database had that was made at that path; 0 if none was.
+    pub(crate) fn lines_at(keyring: &Keyring, path: &Path) -> u64 {
+        let id = std::fs::read_to_string(marker(keyring, path)).ok();
+        let id = id.filter(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let known = id.and_then(|id| Self::new(keyring, &id).read(keyring).ok().flatten());
+        known.map_or(0, |known| known.settled.line)
     }
 
     /// For a new database, or one that a person accepts as it is: what was known before is replaced.
@@ -177,7 +215,7 @@ impl Head {
 
     fn sync(&self) -> io::Result<()> {
         OpenOptions::new().write(true).open(&self.path)?.sync_all()?;
-        crate::kept::sync_folder_of(&self.path)
+        kept::sync_folder_of(&self.path)
     }
 
     fn bound(&self, known: &Known) -> Vec<u8> {
