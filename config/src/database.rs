@@ -20,11 +20,14 @@
 //! | `retention` | which earlier values are kept |
 //! | `verify` | whether all of it is what was written |
 //! | `changes` | who is told of a change |
+//! | `backup` | a continuous backup in a folder |
+//! | `restore` | a new database from it, as it was at a time |
 //! | `source` | the database as a source of the chain |
 //!
 //! Tasks share one connection; processes share the file, by SQLite's locks. It never keeps a secret that is not
 //! sealed, never writes without a line in the log, and never makes a new database of one that it cannot read.
 
+mod backup;
 mod chain;
 mod changes;
 mod connection;
@@ -33,6 +36,7 @@ mod head;
 mod history;
 mod items;
 mod rest;
+mod restore;
 mod retention;
 mod schema;
 mod source;
@@ -49,10 +53,12 @@ use std::{
 use tokio::sync::watch;
 
 pub use self::{
+    backup::{BackupError, BackupFolder, BackupState},
     chain::{Act, Hash, Line},
     error::DatabaseError,
     history::{Entry, Filter, Snapshot},
     items::{Found, Item},
+    restore::{Restored, Until, restore},
     retention::Retention,
     verify::{Finding, Verification},
 };
@@ -74,6 +80,8 @@ pub struct Options {
     pub limit: usize,
     /// How much of the past is kept.
     pub retention: Retention,
+    /// Where every change is kept once more; see [`Database::backup`].
+    pub backup: Option<BackupFolder>,
 }
 
 impl Default for Options {
@@ -84,7 +92,13 @@ impl Default for Options {
             program.as_deref().and_then(Path::file_stem).and_then(|name| name.to_str()).unwrap_or("program");
         let fits = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
         let service = name.chars().map(|letter| if fits(letter) { letter } else { '-' }).take(64).collect();
-        Self { service, patience: Duration::from_secs(5), limit: 64 * 1024, retention: Retention::default() }
+        Self {
+            service,
+            patience: Duration::from_secs(5),
+            limit: 64 * 1024,
+            retention: Retention::default(),
+            backup: None,
+        }
     }
 }
 
@@ -126,7 +140,7 @@ impl Database {
     /// When the service's name is none, or the system gives no thread.
     pub fn lazy(path: &Path, keyring: Keyring, options: Options) -> Result<Self, DatabaseError> {
         check_service(&options.service)?;
-        let place = Arc::new(Place { path: path.to_owned(), keyring, options });
+        let place = Arc::new(Place::new(path, keyring, options));
         let changed = Arc::new(watch::Sender::new(0));
         let thread = Thread::start(Arc::clone(&place), Arc::clone(&changed))
             .map_err(|source| error::file_error(path, "opened, for want of a thread", source))?;

@@ -8,6 +8,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -16,6 +17,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 
 use super::{
     Options,
+    backup::{self, BackupState},
     chain::{self, Act, Line, Tail},
     error::{DatabaseError, Fault, file_error},
     head::{Head, Known, Standing},
@@ -35,6 +37,7 @@ pub(crate) struct Place {
     pub path: PathBuf,
     pub keyring: Keyring,
     pub options: Options,
+    backup: Mutex<BackupState>,
 }
 
 /// An open connection.
@@ -46,6 +49,14 @@ pub(crate) struct Opened {
 }
 
 impl Place {
+    pub(crate) fn new(path: &Path, keyring: Keyring, options: Options) -> Self {
+        Self { path: path.to_owned(), keyring, options, backup: Mutex::default() }
+    }
+
+    pub(crate) fn backup_state(&self) -> MutexGuard<'_, BackupState> {
+        self.backup.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Opens the database; makes it, and its folders, where there is none. Where nothing can be written, what is there
     /// can still be read.
     pub(crate) fn open(&self) -> Result<Opened, Fault> {
@@ -111,6 +122,7 @@ impl Place {
         let mut opened = Opened { connection, head, file, writable: true };
         // What a killed process left between two steps.
         opened.settle(self);
+        opened.back_up(self);
         Ok(opened)
     }
 
@@ -185,7 +197,8 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn uri(path: &Path) -> String {
+/// As SQLite reads it; what follows is appended with `?`.
+pub(crate) fn uri(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt as _;
     let mut uri = String::from("file:");
     for byte in path.as_os_str().as_bytes() {
@@ -232,6 +245,7 @@ impl Opened {
         let (result, written) = self.write_unsettled(place, actor, change)?;
         if written {
             self.settle(place);
+            self.back_up(place);
         }
         Ok(result)
     }
@@ -288,6 +302,25 @@ impl Opened {
         }
         if let Err(error) = self.connection.busy_timeout(place.options.patience) {
             tracing::debug!(%error, "SQLite keeps its patience");
+        }
+    }
+
+    /// Adds to the continuous backup what it has not. A write never fails because of it: what is missing follows with
+    /// the next one.
+    fn back_up(&mut self, place: &Place) {
+        let Some(folder) = &place.options.backup else { return };
+        let result =
+            backup::keep(self, place, folder).map_err(|fault| fault.at(&folder.path, place.options.patience));
+        let mut state = place.backup_state();
+        match result {
+            Ok(tail) => *state = BackupState { line: tail.line, error: None },
+            Err(error) => {
+                let error = error.to_string();
+                if state.error.as_ref() != Some(&error) {
+                    tracing::warn!(%error, "the settings' backup is behind");
+                }
+                state.error = Some(error);
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
+use super::backup::BackupError;
 use crate::{key::Key, keyring::KeyringError, source::SourceError};
 
 /// Why the database gave or kept nothing. Never shows a value.
@@ -203,6 +204,9 @@ pub enum DatabaseError {
         /// What was given.
         name: String,
     },
+    /// The backup.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// The thread of the connection ended.
     #[error(
         "the connection to the database {path} has ended; this is a fault of the library. Start the program again"
@@ -294,6 +298,12 @@ pub(crate) enum Fault {
     Keys(#[from] KeyringError),
     #[error(transparent)]
     Known(#[from] DatabaseError),
+}
+
+impl From<BackupError> for Fault {
+    fn from(error: BackupError) -> Self {
+        DatabaseError::Backup(error).into()
+    }
 }
 
 impl Fault {

@@ -116,13 +116,18 @@ pub(crate) fn migrate(
         tx.pragma_update(None, "user_version", version)?;
     }
     if from == 0 {
-        let id = data_encoding::HEXLOWER.encode(&rand::random::<[u8; 16]>());
+        let id = new_id();
         tx.pragma_update(None, "application_id", APPLICATION_ID)?;
         tx.execute("INSERT INTO about VALUES('id', ?1)", [&id])?;
         founded(&id)?;
     }
     tx.commit()?;
     Ok(())
+}
+
+/// An id that nobody else has.
+pub(crate) fn new_id() -> String {
+    data_encoding::HEXLOWER.encode(&rand::random::<[u8; 16]>())
 }
 
 /// The id that tells this database from every other one, also from its restored copies.

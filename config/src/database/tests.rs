@@ -1,5 +1,6 @@
 //! The database on a real disk, in one process.
 
+mod backup;
 mod faults;
 mod history;
 mod items;
