@@ -18,6 +18,7 @@
 //! | `items` | values as they stand now |
 //! | `history` | lines for people, earlier values, snapshots, rollback |
 //! | `retention` | which earlier values are kept |
+//! | `reseal` | seals everything again after a rotation |
 //! | `verify` | whether all of it is what was written |
 //! | `changes` | who is told of a change |
 //! | `backup` | a continuous backup in a folder |
@@ -35,6 +36,7 @@ mod error;
 mod head;
 mod history;
 mod items;
+mod reseal;
 mod rest;
 mod restore;
 mod retention;
@@ -58,6 +60,7 @@ pub use self::{
     error::DatabaseError,
     history::{Entry, Filter, Snapshot},
     items::{Found, Item},
+    reseal::Resealed,
     restore::{Restored, Until, restore},
     retention::Retention,
     verify::{Finding, Verification},

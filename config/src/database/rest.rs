@@ -140,7 +140,7 @@ fn parse(text: &str) -> Option<Document> {
 }
 
 /// Opening needs to know whose values they are, and no more.
-fn bare(key: &Key) -> Model {
+pub(crate) fn bare(key: &Key) -> Model {
     Model {
         key: key.clone(),
         schema: Schema::default(),

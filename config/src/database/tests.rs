@@ -4,6 +4,7 @@ mod backup;
 mod faults;
 mod history;
 mod items;
+mod rotation;
 mod tampering;
 
 use std::path::PathBuf;
