@@ -238,7 +238,7 @@ impl Database {
     ///
     /// # Errors
     /// [`DatabaseError::Missing`], [`DatabaseError::Audit`], or when it cannot be read.
-    pub async fn reveal(
+    pub async fn show(
         &self,
         service: &str,
         key: &Key,
@@ -247,7 +247,7 @@ impl Database {
     ) -> Result<Document, DatabaseError> {
         let (service, key, actor) = (service.to_owned(), key.clone(), actor.clone());
         let detail = Some(place.to_string()).filter(|place| !place.is_empty());
-        let reveal = self.thread.run(move |opened, place| {
+        let show = self.thread.run(move |opened, place| {
             let audited = opened.write(place, &actor, |writing| {
                 let stored = items::get(&writing.tx, &service, &key)?;
                 let stored = stored.ok_or_else(|| DatabaseError::Missing {
@@ -262,7 +262,7 @@ impl Database {
             };
             stored.open(&place.keyring)
         });
-        reveal.await
+        show.await
     }
 
     /// Writes a line about something that happened outside of the database: a secret of another source was shown,

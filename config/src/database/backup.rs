@@ -43,7 +43,7 @@ const FORMAT: u32 = 1;
 /// Where a backup is kept, and how much of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupFolder {
-    /// The folder; made if it is not there. On another disk it helps against more.
+    /// The folder; made if it is not there. On another disk it helps against more; one that hangs makes writes hang.
     pub path: PathBuf,
     /// Most copies of the database, each with the lines that followed: how far back a restore can go.
     pub copies: usize,

@@ -71,17 +71,24 @@ pub fn restore(
             return Err(BackupError::Exists { into: into.to_owned() }.into());
         }
         let (copy, log) = find(from, until)?;
+        // SQLite would take what a killed restore left for a part of this one.
+        remove(&made);
         let restored = make(&copy, &log, until, &made, &place, actor)?;
         fs::rename(&made, into).map_err(|source| file_error(into, "written", source))?;
         kept::sync_folder_of(into).map_err(|source| file_error(into, "written", source))?;
         Ok::<_, Fault>(restored)
     })();
     result.map_err(|fault| {
-        for file in [made.clone(), beside(&made, "-journal")] {
-            let _ = fs::remove_file(file);
-        }
+        remove(&made);
         fault.at(&made, options.patience)
     })
+}
+
+/// A database that is not used, with what SQLite keeps beside it.
+fn remove(path: &Path) {
+    for file in [path.to_owned(), beside(path, "-journal"), beside(path, "-wal"), beside(path, "-shm")] {
+        let _ = fs::remove_file(file);
+    }
 }
 
 /// The newest copy that has nothing later.

@@ -12,7 +12,7 @@ pub(crate) const APPLICATION_ID: i32 = 0x4843_4647;
 /// The form that this library writes.
 pub(crate) const FORM: i64 = MIGRATIONS.len() as i64;
 
-const MIGRATIONS: &[&str] = &[FIRST];
+pub(crate) const MIGRATIONS: &[&str] = &[FIRST];
 
 /// Rows of `audit` are what happened, and `contents` what the newest of them wrote; `items` is how things stand now.
 const FIRST: &str = r"

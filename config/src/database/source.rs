@@ -3,9 +3,9 @@
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
-use super::{Database, items};
+use super::{Act, Database, items, unaudited};
 use crate::{
-    key::Actor,
+    key::{Actor, FieldPath},
     keyring::Purpose,
     model::Model,
     source::{Change, Layer, Source, SourceError},
@@ -38,6 +38,22 @@ impl Source for Database {
     fn encryption(&self) -> Option<String> {
         let version = self.place.keyring.newest(Purpose::Encryption).ok()?;
         Some(format!("AES-256-GCM, key {}", version.0))
+    }
+
+    async fn reveal(&self, model: &Model, places: &[FieldPath], actor: &Actor) -> Result<(), SourceError> {
+        let details: Vec<_> = places.iter().map(|place| Some(place.to_string())).collect();
+        let details = if details.is_empty() { vec![None] } else { details };
+        let (service, key, actor) = (self.service().to_owned(), model.key.clone(), actor.clone());
+        let reveal = self.thread.run(move |opened, place| {
+            let written = opened.write(place, &actor, |writing| {
+                for detail in details {
+                    writing.line(Act::Reveal, Some((&service, &key)), detail, None)?;
+                }
+                Ok(())
+            });
+            written.map_err(|fault| unaudited(fault, place))
+        });
+        reveal.await.map_err(|error| error.into_source_error(NAME))
     }
 
     async fn read(&self, model: &Model) -> Result<Option<Layer>, SourceError> {

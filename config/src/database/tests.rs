@@ -1,6 +1,7 @@
 //! The database on a real disk, in one process.
 
 mod backup;
+mod bytes;
 mod faults;
 mod history;
 mod items;

@@ -19,7 +19,7 @@ async fn a_write_waits_no_longer_than_told_for_another_writer_and_reads_go_on() 
     let refused = fixture.database.write(&model("Vlan"), change()).await.unwrap_err();
     assert!(refused.is_absence() && refused.to_string().contains("locked by another process"), "{refused}");
     assert_eq!(fixture.get("Vlan").await, Some(json!({ "id": 1 })));
-    let revealed = fixture.database.reveal("switches", &"Vlan".parse().unwrap(), &place(""), &actor).await;
+    let revealed = fixture.database.show("switches", &"Vlan".parse().unwrap(), &place(""), &actor).await;
     assert!(matches!(revealed, Err(DatabaseError::Audit { .. })), "not shown without its line: {revealed:?}");
     other.execute_batch("ROLLBACK").unwrap();
     fixture.database.write(&model("Vlan"), change()).await.unwrap();

@@ -3,7 +3,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use futures::StreamExt as _;
 
 use super::*;
-use crate::{database::DatabaseError, source::SourceError};
+use crate::{
+    database::{Act, DatabaseError, Filter},
+    source::SourceError,
+};
 
 #[tokio::test]
 async fn what_was_written_is_read_again_also_by_another_connection() {
@@ -28,11 +31,39 @@ async fn secrets_are_in_no_file_of_the_folder() {
     // While the write-ahead log is there, and after it was folded into the file.
     assert_eq!(files_with(fixture.folder.path(), CANARY), Vec::<PathBuf>::new());
     let key = "Switch".parse().unwrap();
-    let shown = fixture.database.reveal("switches", &key, &place("password"), &actor()).await.unwrap();
+    let shown = fixture.database.show("switches", &key, &place("password"), &actor()).await.unwrap();
     assert_eq!(Value::Object(shown), secret(29));
     fixture.database.delete(&model("Switch"), &actor()).await.unwrap();
     fixture.database.close().await.unwrap();
     assert_eq!(files_with(fixture.folder.path(), CANARY), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn each_secret_that_is_shown_has_its_line_first() {
+    let fixture = Fixture::new();
+    fixture.set("Switch", json!({ "password": CANARY })).await;
+    let places = [place("password"), ["login", "token"].into_iter().collect()];
+    fixture.database.reveal(&model("Switch"), &places, &actor()).await.unwrap();
+    fixture.database.reveal(&model("Switch"), &[], &actor()).await.unwrap();
+    let all = Filter { changes_only: false, ..Filter::default() };
+    let lines = fixture.database.history(&all).await.unwrap();
+    let told: Vec<_> = lines.iter().map(|entry| (entry.line.act, entry.line.detail.as_deref())).collect();
+    let reveal = |place| (Act::Reveal, place);
+    assert_eq!(told, [reveal(None), reveal(Some("login.token")), reveal(Some("password")), (Act::Set, None)]);
+    let key = "Switch".parse().unwrap();
+    let refused =
+        fixture.database.record(Act::Refuse, Some(&key), Some("eve may not read it"), &actor()).await;
+    assert_eq!(refused.unwrap(), 5);
+    fixture.by_hand("CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END").await;
+    let refused = fixture.database.reveal(&model("Switch"), &places, &actor()).await.unwrap_err();
+    assert!(matches!(refused, SourceError::Audit { .. }), "{refused}");
+    let shown = fixture.database.show("switches", &key, &place("password"), &actor()).await;
+    assert!(matches!(shown, Err(DatabaseError::Audit { .. })), "{shown:?}");
+    let values = document(json!({ "password": "x" }));
+    let change = Change { values: &values, actor: &actor(), expected: None };
+    let unwritten = fixture.database.write(&model("Switch"), change).await.unwrap_err();
+    assert!(matches!(unwritten, SourceError::Audit { .. }), "{unwritten}");
+    assert_eq!(fixture.get("Switch").await, Some(json!({ "password": CANARY })), "nothing was written");
 }
 
 #[tokio::test]
@@ -223,4 +254,21 @@ async fn another_file_at_the_same_path_is_noticed_without_a_restart() {
     assert_eq!(fixture.get("Vlan").await, None, "not what an unlinked file has");
     fixture.set("Vlan", json!({ "id": 2 })).await;
     assert_eq!(fixture.again().read(&model("Vlan")).await.unwrap().unwrap().revision, Some(1));
+}
+
+#[tokio::test]
+async fn who_still_has_the_removed_file_open_takes_nothing_from_the_new_one() {
+    let fixture = Fixture::new();
+    fixture.set("Vlan", json!({ "id": 1 })).await;
+    for name in ["config.db", "config.db-wal", "config.db-shm"] {
+        std::fs::remove_file(fixture.folder.path().join(name)).unwrap();
+    }
+    let new = fixture.again();
+    let values = document(json!({ "id": 2 }));
+    new.write(&model("Vlan"), Change { values: &values, actor: &actor(), expected: Some(0) }).await.unwrap();
+    // Lets go of the removed file, whose write-ahead log had the name that the new one's has.
+    assert_eq!(fixture.get("Vlan").await, Some(json!({ "id": 2 })));
+    new.close().await.unwrap();
+    assert_eq!(new.read(&model("Vlan")).await.unwrap().unwrap().values, values);
+    assert!(fixture.database.verify().await.unwrap().is_sound());
 }
