@@ -241,6 +241,7 @@ impl Database {
 
     /// Takes the database as it is, where it is older than this machine has seen or comes from another one: a person
     /// has restored it on purpose. Says so in the log. Refuses one in which anything else does not hold.
+    /// [`Database::open`] refuses such a database: use [`Database::lazy`] before this.
     ///
     /// # Errors
     /// [`DatabaseError::Tampered`] with the first finding, or when it cannot be written.
