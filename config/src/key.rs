@@ -35,6 +35,13 @@ impl Key {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// A name that this library gives itself.
+    #[cfg(feature = "updates")]
+    pub(crate) fn of_ours(name: &'static str) -> Self {
+        debug_assert!(name.parse::<Self>().is_ok());
+        Self(name.to_owned())
+    }
 }
 
 impl FromStr for Key {

@@ -23,6 +23,8 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
+#[cfg(feature = "updates")]
+use ring::hkdf;
 use ring::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
     hmac,
@@ -379,6 +381,26 @@ impl Keyring {
                 .len();
             bytes.truncate(length);
             Ok(bytes)
+        })
+    }
+
+    /// The seed of a signing key.
+    #[cfg(feature = "updates")]
+    pub(crate) fn updates_seed(&self, version: KeyVersion) -> Result<Zeroizing<[u8; KEY]>, KeyringError> {
+        self.with(Purpose::Updates, |versions| Ok(Zeroizing::new(*get(Purpose::Updates, version, versions)?)))
+    }
+
+    /// The seed of the key to which updates are sealed: derived, so that it is not another one to keep.
+    #[cfg(feature = "updates")]
+    pub(crate) fn recipient_seed(&self, version: KeyVersion) -> Result<Zeroizing<[u8; KEY]>, KeyringError> {
+        self.with(Purpose::Encryption, |versions| {
+            let mut seed = Zeroizing::new([0; KEY]);
+            hkdf::Salt::new(hkdf::HKDF_SHA256, b"harmony-config update recipient 1")
+                .extract(get(Purpose::Encryption, version, versions)?)
+                .expand(&[b"x25519"], hkdf::HKDF_SHA256)
+                .and_then(|derived| derived.fill(seed.as_mut_slice()))
+                .map_err(|_| KeyringError::Cipher)?;
+            Ok(seed)
         })
     }
 

@@ -94,6 +94,8 @@ pub mod schema;
 pub mod seal;
 pub mod secret;
 pub mod source;
+#[cfg(feature = "updates")]
+pub mod updates;
 pub mod witness;
 
 pub use chain::{ConfigManager, Handle, LastGood, LastGoodError, LastGoodLayer};
