@@ -63,6 +63,7 @@ unit: ## Unit, property and behaviour tests; the runtime's on a Podman of their 
 .PHONY: scenarios
 scenarios: install tools build ## Scenarios on the real servers (one: `make scenarios ONLY=ground`)
 	cargo test --no-fail-fast --package e2e $(if $(ONLY),--test $(ONLY),--tests)
+	$(if $(ONLY),,cargo test --package harmony-config --features nats --test updates_nats)
 
 .PHONY: docs
 docs: ## Build the book and the API documentation; every warning is an error

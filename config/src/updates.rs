@@ -18,6 +18,8 @@
 
 mod envelope;
 mod file;
+#[cfg(feature = "nats")]
+mod nats;
 mod recipient;
 mod signer;
 mod state;
@@ -33,6 +35,8 @@ use futures::{StreamExt as _, stream, stream::BoxStream};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+#[cfg(feature = "nats")]
+pub use self::nats::{NatsFeed, NatsFeedError};
 use self::{
     envelope::Payload,
     state::{Current, State},
