@@ -196,6 +196,15 @@ impl Updates {
         outcome
     }
 
+    /// Whether an update is well-formed, for here and signed by somebody who is trusted; takes nothing into effect.
+    /// Whether it is new, and its values fit, [`Updates::accept`] says.
+    ///
+    /// # Errors
+    /// As [`Updates::accept`] would refuse it.
+    pub fn check(&self, bytes: &[u8]) -> Result<Head, Refusal> {
+        self.shared.trust.authenticate(bytes).map(|envelope| envelope.head)
+    }
+
     /// What is in effect.
     #[must_use]
     pub fn status(&self) -> Status {
