@@ -6,7 +6,7 @@ use std::{io::Read as _, path::PathBuf, time::Duration};
 
 use tokio::{task, time};
 
-use super::{LIMIT, Updates};
+use super::{LIMIT, Outcome, Updates, UpdatesError};
 use crate::kept;
 
 /// How often the file is looked at. Asked for, not told by the kernel: mounted ConfigMaps change by a symbolic link
@@ -65,15 +65,24 @@ fn look(path: &PathBuf, seen: Option<kept::Stamp>, updates: &Updates) -> Option<
         tracing::warn!(path = %path.display(), %error, "the file of updates cannot be read");
         return Some(stamp);
     }
+    let before = updates.status().last_refusal;
     match updates.accept(&bytes) {
-        Ok(super::Outcome::Applied { changed, .. }) => {
+        Ok(Outcome::Applied { changed, .. }) => {
             let changed: Vec<_> = changed.iter().map(ToString::to_string).collect();
             let epoch = updates.status().head.map(|head| head.epoch);
             tracing::info!(path = %path.display(), config_epoch = epoch, ?changed, "an update is in effect");
         }
-        Ok(super::Outcome::Current) => {}
-        // Once for each content of the file. The one in effect stays.
-        Err(error) => tracing::warn!(path = %path.display(), %error, "an update is not in effect"),
+        Ok(Outcome::Current) => {}
+        Err(error) => {
+            // Once for each reason. The one in effect stays.
+            if before.is_none_or(|(_, text)| text != error.to_string()) {
+                tracing::warn!(path = %path.display(), %error, "an update is not in effect");
+            }
+            // What is good and could not be kept is tried again: a full disk may have room later.
+            if !matches!(error, UpdatesError::Refused(_)) {
+                return seen;
+            }
+        }
     }
     Some(stamp)
 }

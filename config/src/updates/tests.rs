@@ -380,14 +380,7 @@ async fn a_file_is_looked_at_when_it_changes_and_what_is_in_it_may_be_anything()
     let file = place.folder.path().join("delivered.json");
     let feed = FileFeed::new(&file).every(Duration::from_millis(5)).run(updates.clone());
     let feed = tokio::spawn(feed);
-    let wait = async |wanted: &dyn Fn(&Status) -> bool| {
-        let until = async {
-            while !wanted(&updates.status()) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), until).await.unwrap();
-    };
+    let wait = async |wanted: &dyn Fn(&Status) -> bool| wait(&updates, wanted).await;
     let first = place.sign(draft(1, json!({"id": 1})));
     fs::write(&file, &first).unwrap();
     wait(&|status| status.head.is_some()).await;
@@ -397,6 +390,31 @@ async fn a_file_is_looked_at_when_it_changes_and_what_is_in_it_may_be_anything()
     fs::write(&file, place.sign(draft(2, json!({"id": 2})))).unwrap();
     wait(&|status| status.head.as_ref().is_some_and(|head| head.epoch == 2)).await;
     assert_eq!(id(&updates).await, Some(2));
+    feed.abort();
+}
+
+async fn wait(updates: &Updates, wanted: &dyn Fn(&Status) -> bool) {
+    let until = async {
+        while !wanted(&updates.status()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), until).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_good_update_that_could_not_be_kept_is_tried_again_without_being_delivered_again() {
+    let place = Place::new();
+    let updates = place.open();
+    updates.accept(&place.sign(draft(1, json!({"id": 1})))).unwrap();
+    fs::remove_file(place.settings().file).unwrap();
+    let file = place.folder.path().join("delivered.json");
+    fs::write(&file, place.sign(draft(2, json!({"id": 2})))).unwrap();
+    let feed = FileFeed::new(&file).every(Duration::from_millis(5)).run(updates.clone());
+    let feed = tokio::spawn(feed);
+    wait(&updates, &|status| matches!(&status.last_refusal, Some(("not_kept", _)))).await;
+    Updates::forget(&place.settings(), place.keyring.clone()).unwrap();
+    wait(&updates, &|status| status.head.as_ref().is_some_and(|head| head.epoch == 2)).await;
     feed.abort();
 }
 
