@@ -17,7 +17,7 @@ DEMO := $(CARGO_TARGET_DIR)/release/fleet-demo
 
 .PHONY: demo
 demo: install ## A fleet with two devices on this machine, shown step by step; it stays up
-	@e2e/tools/build.sh
+	@e2e/tools/build.sh kubernetes nats oidc
 	@cargo build --release --package callout --package vk-nats --package device-kubelet --package fleet --package e2e --bins
 	@$(DEMO) up
 	@$(DEMO) show
@@ -58,6 +58,7 @@ advisories: ## Known vulnerabilities of dependencies; downloads the advisory dat
 .PHONY: unit
 unit: ## Unit, property and behaviour tests; the runtime's on a Podman of their own
 	cargo test --workspace --exclude e2e
+	cargo test --package harmony-config --all-features
 	cargo test --package e2e --lib
 
 .PHONY: scenarios
@@ -92,7 +93,7 @@ install: ## Install missing Debian packages and Rust components, saying what and
 	@e2e/tools/install.sh
 
 .PHONY: tools
-tools: ## Build the pinned servers (Kubernetes, etcd, nats-server)
+tools: ## Build the pinned servers (Kubernetes, etcd, nats-server, OpenID provider, secret store)
 	@e2e/tools/build.sh
 
 .PHONY: help

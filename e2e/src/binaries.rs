@@ -19,7 +19,8 @@ impl Tools {
     /// When the script cannot run.
     pub async fn locate() -> Result<Self> {
         let script = repository()?.join("e2e/tools/build.sh");
-        let listing = answer::run(&script, ["where", "kubernetes", "nats", "oidc", "kwok"]).await?;
+        let listing =
+            answer::run(&script, ["where", "kubernetes", "nats", "oidc", "secret-store", "kwok"]).await?;
         let entries = listing
             .lines()
             .filter_map(|line| line.split_once(' '))

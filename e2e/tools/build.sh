@@ -2,12 +2,14 @@
 # Builds the real servers that the scenarios and the demo run, from the versions
 # pinned in the go.mod and go.sum of the folders beside this file.
 #
-#   build.sh [MODULE...]      build what is not built yet (default: kubernetes nats oidc)
+#   build.sh [MODULE...]      build what is not built yet (default: kubernetes nats oidc
+#                             secret-store)
 #   build.sh where [MODULE...]  print "<tool> <path>" lines, build nothing
 #
 # Modules: kubernetes (etcd, kube-apiserver, kube-controller-manager,
 # kube-scheduler, kubectl), nats (nats-server), oidc (oidc-provider: the sources are
-# ours), kwok (only for the benchmark).
+# ours), secret-store (Vault 1.14.0, where OpenBao is not installed), kwok (only for
+# the benchmark).
 #
 # Each module's binaries lie in a folder named by the hash of its go.mod, its
 # go.sum, its sources if it has any, the flags below and the Go version: another pin is another folder, so a
@@ -36,8 +38,9 @@ packages() {
             ;;
         nats) echo nats-server=github.com/nats-io/nats-server/v2 ;;
         oidc) echo oidc-provider=harmony-fleet/e2e/tools/oidc ;;
+        secret-store) echo secret-store=harmony-fleet/e2e/tools/secret-store ;;
         kwok) echo kwok=sigs.k8s.io/kwok/cmd/kwok ;;
-        *) die "no module '$1' (there are: kubernetes, nats, oidc, kwok)" ;;
+        *) die "no module '$1' (there are: kubernetes, nats, oidc, secret-store, kwok)" ;;
     esac
 }
 
@@ -147,7 +150,7 @@ if [[ ${1:-} == where ]]; then
     shift
 fi
 modules=("$@")
-((${#modules[@]})) || modules=(kubernetes nats oidc)
+((${#modules[@]})) || modules=(kubernetes nats oidc secret-store)
 for module in "${modules[@]}"; do
     packages "$module" >/dev/null
     "$action" "$module"
