@@ -90,6 +90,8 @@ pub mod keyring;
 pub mod last_known_good;
 pub mod metrics;
 pub mod model;
+#[cfg(feature = "openbao")]
+pub mod openbao;
 pub mod schema;
 pub mod seal;
 pub mod secret;
@@ -97,6 +99,7 @@ pub mod source;
 #[cfg(feature = "updates")]
 pub mod updates;
 pub mod witness;
+pub mod store;
 
 pub use chain::{ConfigManager, Handle, LastGood, LastGoodError, LastGoodLayer};
 pub use error::ConfigError;
@@ -112,3 +115,4 @@ pub use source::prompt::Terminal;
 pub use source::{
     Change, Document, Layer, Source, SourceError, environment::Environment, file::File, given::Given,
 };
+pub use store::{Store, StorePath, StoreSource};
