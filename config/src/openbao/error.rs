@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::settings::OpenBaoSettings;
-use crate::source::SourceError;
+use crate::{key::FieldPath, source::SourceError};
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +144,9 @@ pub enum OpenBaoError {
         /// Bytes.
         limit: usize,
     },
+    /// The store would change a number.
+    #[error("the number at {0} lies beyond 2^53, where stores round numbers")]
+    Number(FieldPath),
     /// The metadata cannot be kept.
     #[error("the metadata cannot be kept: {0}")]
     Metadata(String),
@@ -179,6 +182,7 @@ impl OpenBaoError {
             }
             Self::Malformed(_) => "Look at it with `bao kv get`, and check that `url` is a store",
             Self::Conflict { .. } => "Read it again and repeat the change",
+            Self::Number(_) => "Keep it as a text",
             Self::TooLarge { .. } | Self::Metadata(_) => "Keep large things elsewhere and their path here",
         }
     }
@@ -191,7 +195,9 @@ impl OpenBaoError {
             Self::Denied { .. } | Self::LoginRefused { .. } | Self::NoCredential { .. } => {
                 SourceError::Denied { name, place, why, hint }
             }
-            Self::Malformed(_) | Self::Metadata(_) => SourceError::Malformed { place, why, hint },
+            Self::Malformed(_) | Self::Metadata(_) | Self::Number(_) => {
+                SourceError::Malformed { place, why, hint }
+            }
             Self::Conflict { expected, found } => SourceError::Conflict { place, expected, found },
             Self::TooLarge { size, limit } => SourceError::TooLarge { place, size, limit },
             _ => SourceError::Unavailable { name: place, why, hint },

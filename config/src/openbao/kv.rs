@@ -5,9 +5,10 @@
 //! ```
 //!
 //! The engine's own count (`version`) begins at 1 again when an entry's metadata was deleted, so check-and-set alone
-//! would take a change that was made for the entry before. `base` stands in the entry's metadata: the second in which
-//! the entry was first written, so that a later entry at the same path has higher revisions than the one before.
-//! An entry that others wrote has none until it is first written from here.
+//! would take a change that was made for the entry before. `base` is the millisecond in which the store created the
+//! entry, so that a later entry at the same path has higher revisions than the one before. All writers find the same
+//! one. It is kept in the entry's custom metadata, since those come with every read; where somebody else wrote the
+//! entry, one more question gets it.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,7 @@ use super::{
     transport::{Answer, time},
 };
 use crate::{
+    key::FieldPath,
     source::Document,
     store::{Entry, EntryVersion, Metadata, StorePath},
 };
@@ -47,14 +49,24 @@ pub(super) struct Head {
     pub(super) version: u64,
     /// `None`: nothing, or it was deleted.
     pub(super) values: Option<Document>,
+    /// `None`: not known from this answer.
     pub(super) base: Option<u64>,
+    /// Whether it is kept in the metadata.
+    pub(super) base_is_noted: bool,
     metadata: Metadata,
     metadata_of: Option<u64>,
 }
 
 impl Head {
     fn nothing() -> Self {
-        Self { version: 0, values: None, base: None, metadata: Metadata::new(), metadata_of: None }
+        Self {
+            version: 0,
+            values: None,
+            base: None,
+            base_is_noted: false,
+            metadata: Metadata::new(),
+            metadata_of: None,
+        }
     }
 
     /// What a change may expect: 0 when nothing is there.
@@ -101,6 +113,7 @@ struct Written {
 
 #[derive(Deserialize)]
 struct Kept {
+    created_time: String,
     custom_metadata: Option<BTreeMap<String, String>>,
     #[serde(default)]
     versions: BTreeMap<String, KeptVersion>,
@@ -142,7 +155,8 @@ pub(super) fn found(mount: &StorePath, answer: &Answer) -> Result<Head, OpenBaoE
     let mut all = metadata.custom_metadata.unwrap_or_default();
     let mut number = |key: &str| all.remove(key).and_then(|text| text.parse().ok());
     let (base, metadata_of) = (number(BASE), number(OF_VERSION));
-    Ok(Head { version: metadata.version, values, base, metadata: all, metadata_of })
+    let base_is_noted = base.is_some();
+    Ok(Head { version: metadata.version, values, base, base_is_noted, metadata: all, metadata_of })
 }
 
 /// A path without an entry is no error; a path without an engine is.
@@ -162,6 +176,10 @@ pub(super) fn write(
     replaces: u64,
     limit: usize,
 ) -> Result<Call, OpenBaoError> {
+    if let Some(place) = values.iter().find_map(|(name, value)| rounded(&FieldPath::root().join(name), value))
+    {
+        return Err(OpenBaoError::Number(place));
+    }
     let body = json!({ "data": values, "options": { "cas": replaces } });
     let body = serde_json::to_vec(&body).map_err(|error| OpenBaoError::Malformed(error.to_string()))?;
     match body.len() {
@@ -172,6 +190,41 @@ pub(super) fn write(
             body: Some(Zeroizing::new(body)),
         }),
     }
+}
+
+/// The place of a number that would come back as another one: the engine keeps numbers as 64-bit floats.
+fn rounded(place: &FieldPath, value: &Value) -> Option<FieldPath> {
+    const EXACT: u64 = 1 << 53;
+    match value {
+        Value::Number(number) => {
+            let beyond = number.as_u64().is_some_and(|n| n > EXACT)
+                || number.as_i64().is_some_and(|n| n.unsigned_abs() > EXACT);
+            beyond.then(|| place.clone())
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().find_map(|(at, item)| rounded(&place.join(&at.to_string()), item))
+        }
+        Value::Object(fields) => fields.iter().find_map(|(name, field)| rounded(&place.join(name), field)),
+        _ => None,
+    }
+}
+
+/// Whether two values are the same to the engine, which writes 1.0 as 1.
+pub(super) fn same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Number(one), Value::Number(other)) => one.as_f64() == other.as_f64(),
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))
+        }
+        (Value::Object(one), Value::Object(other)) => same_values(one, other),
+        _ => one == other,
+    }
+}
+
+/// As [`same`], for whole documents.
+pub(super) fn same_values(one: &Document, other: &Document) -> bool {
+    let equal = |(name, value): (&String, &Value)| other.get(name).is_some_and(|other| same(value, other));
+    one.len() == other.len() && one.iter().all(equal)
 }
 
 /// The new version; `None` when something else is there.
@@ -194,12 +247,6 @@ pub(super) fn written(mount: &StorePath, answer: &Answer, limit: usize) -> Resul
 
 fn no_versions(mount: &StorePath) -> OpenBaoError {
     OpenBaoError::NoMount { mount: mount.to_string(), said: "it answers, but counts no versions".to_owned() }
-}
-
-/// An entry without values and without metadata. Changes nothing but a limit of time where there is one already.
-pub(super) fn create(mount: &StorePath, path: &StorePath) -> Call {
-    let body = Zeroizing::new(br#"{"delete_version_after":"0s"}"#.to_vec());
-    Call { method: Method::POST, path: format!("{mount}/metadata/{path}"), body: Some(body) }
 }
 
 /// Adds to the metadata.
@@ -252,14 +299,24 @@ pub(super) fn history(mount: &StorePath, path: &StorePath) -> Call {
     Call { method: Method::GET, path: format!("{mount}/metadata/{path}"), body: None }
 }
 
+/// The base of an entry, from the store's own note of when it was created.
+pub(super) fn base(mount: &StorePath, answer: &Answer) -> Result<Option<u64>, OpenBaoError> {
+    let created = kept(mount, answer)?.and_then(|kept| time(&kept.created_time));
+    Ok(created.and_then(|time| u64::try_from(time.as_millisecond()).ok()))
+}
+
 /// All metadata, ours too; `None` when there is no entry.
 pub(super) fn kept_metadata(mount: &StorePath, answer: &Answer) -> Result<Option<Metadata>, OpenBaoError> {
     Ok(kept(mount, answer)?.map(|kept| kept.custom_metadata.unwrap_or_default()))
 }
 
 pub(super) fn versions(mount: &StorePath, answer: &Answer) -> Result<Vec<EntryVersion>, OpenBaoError> {
-    let Some(Kept { custom_metadata, versions }) = kept(mount, answer)? else { return Ok(Vec::new()) };
-    let base = custom_metadata.and_then(|all| all.get(BASE)?.parse::<u64>().ok()).unwrap_or_default();
+    let Some(Kept { created_time, custom_metadata, versions }) = kept(mount, answer)? else {
+        return Ok(Vec::new());
+    };
+    let noted = custom_metadata.and_then(|all| all.get(BASE)?.parse::<u64>().ok());
+    let created = time(&created_time).and_then(|time| u64::try_from(time.as_millisecond()).ok());
+    let base = noted.or(created).unwrap_or_default();
     let read = |(number, kept): (String, KeptVersion)| {
         let version: u64 = number.parse().ok()?;
         let deleted: Option<Timestamp> = time(&kept.deletion_time);
@@ -285,3 +342,7 @@ fn kept(mount: &StorePath, answer: &Answer) -> Result<Option<Kept>, OpenBaoError
         _ => Err(answer.failure()),
     }
 }
+
+#[cfg(test)]
+#[path = "tests/kv.rs"]
+mod tests;

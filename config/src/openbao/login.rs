@@ -230,13 +230,16 @@ impl Login {
         OpenBaoError::NoCredential { method: self.method(), why }
     }
 
+    /// Vault 1.14 answers 500 to a wrong password and to a wrong secret of a role (seen). That is no trouble of the
+    /// server, and to try again would lock the user.
     fn refused(&self, error: OpenBaoError) -> OpenBaoError {
         match error {
-            OpenBaoError::Failing { status: 400..=404, said } => OpenBaoError::LoginRefused {
-                method: self.method(),
-                mount: format!("auth/{}", self.mount),
-                said,
-            },
+            OpenBaoError::Failing { status, said }
+                if (400..=404).contains(&status) || (status == 500 && said.contains("invalid")) =>
+            {
+                let mount = format!("auth/{}", self.mount);
+                OpenBaoError::LoginRefused { method: self.method(), mount, said }
+            }
             other => other,
         }
     }

@@ -210,8 +210,27 @@ impl OpenBao {
         }
     }
 
+    /// What stands there now.
     async fn head(&self, path: &StorePath) -> Result<Head, OpenBaoError> {
-        kv::found(&self.mount, &self.ask_again(&kv::read(&self.mount, path, None)).await?)
+        self.version(path, None).await
+    }
+
+    async fn version(&self, path: &StorePath, version: Option<u64>) -> Result<Head, OpenBaoError> {
+        let answer = self.ask_again(&kv::read(&self.mount, path, version)).await?;
+        let mut head = kv::found(&self.mount, &answer)?;
+        if head.version > 0 && head.base.is_none() {
+            head.base = self.base(path).await?;
+        }
+        Ok(head)
+    }
+
+    /// When the store created the entry; `None` when the login may not ask, and then the revision is the version.
+    async fn base(&self, path: &StorePath) -> Result<Option<u64>, OpenBaoError> {
+        match self.ask_again(&kv::history(&self.mount, path)).await {
+            Ok(answer) => kv::base(&self.mount, &answer),
+            Err(OpenBaoError::Denied { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// A read, in bounded time, and not at all when the last one had no answer just now.
@@ -289,8 +308,7 @@ impl Store for OpenBao {
     }
 
     async fn get_version(&self, path: &StorePath, version: u64) -> Result<Option<Entry>, SourceError> {
-        let call = kv::read(&self.mount, path, Some(version));
-        let read = async { Ok(kv::found(&self.mount, &self.ask_again(&call).await?)?.into_entry()) };
+        let read = async { Ok(self.version(path, Some(version)).await?.into_entry()) };
         // The engine takes 0 for the newest.
         Ok(self.reading(path, read).await?.filter(|entry| entry.version == version))
     }

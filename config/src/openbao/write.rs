@@ -2,15 +2,12 @@
 //!
 //! ```text
 //! 1 read       what is there, and which version a write would replace
-//! 2 create     only where nothing is: an entry without values, with its base
-//! 3 write      the values, with check-and-set: refused if somebody else wrote since 1
-//! 4 describe   the metadata, with the version that it belongs to
+//! 2 write      the values, with check-and-set: refused if somebody else wrote since 1
+//! 3 describe   the metadata, with the version that it belongs to
 //! ```
 //!
-//! After 3 the write stands. If 4 fails or somebody else writes between them, the metadata does not belong to the
+//! After 2 the write stands. If 3 fails or somebody else writes between them, the metadata does not belong to the
 //! newest version, and readers see that.
-
-use jiff::Timestamp;
 
 use super::{OpenBao, OpenBaoError, kv};
 use crate::{
@@ -40,28 +37,22 @@ impl OpenBao {
                 return Err(OpenBaoError::Conflict { expected, found });
             }
             let call = kv::write(&self.mount, path, values, head.version, self.max_value)?;
-            let (base, is_new) = match head.base {
-                Some(base) => (base, false),
-                None => (now(), true),
-            };
-            let mut beside = Metadata::new();
-            if is_new {
-                beside.insert(kv::BASE.to_owned(), base.to_string());
-            }
-            if head.version == 0 {
-                self.describe(path, &beside, true).await?;
-            }
             if let Some(version) = self.write_once(path, values, head.version, &call).await? {
-                beside.extend(metadata.clone());
+                let base = match head.base {
+                    Some(base) => Some(base),
+                    // The entry is new.
+                    None => self.base(path).await?,
+                };
+                let mut beside = metadata.clone();
                 beside.insert(kv::OF_VERSION.to_owned(), version.to_string());
-                return Ok(match self.describe(path, &beside, false).await {
-                    Ok(()) => base.saturating_add(version),
+                if let Some(base) = base.filter(|_| !head.base_is_noted) {
+                    beside.insert(kv::BASE.to_owned(), base.to_string());
+                }
+                if let Err(error) = self.describe(path, &beside).await {
                     // The values stand; to say that they do not would be wrong.
-                    Err(error) => {
-                        tracing::warn!(%path, %error, "the values are written, and what describes them is not");
-                        if is_new && head.version > 0 { version } else { base.saturating_add(version) }
-                    }
-                });
+                    tracing::warn!(%path, %error, "the values are written, and what describes them is not");
+                }
+                return Ok(base.unwrap_or_default().saturating_add(version));
             }
             // Somebody else came first. Who expects a state gets what is there; who does not begins anew. Who expects
             // nothing and finds that it was deleted again begins anew, too: both show in the next round.
@@ -92,7 +83,8 @@ impl OpenBao {
                         return Ok(version);
                     }
                     let head = self.head(path).await?;
-                    let ours = head.version == replaces + 1 && head.values.as_ref() == Some(values);
+                    let same = head.values.as_ref().is_some_and(|found| kv::same_values(found, values));
+                    let ours = same && head.version == replaces + 1;
                     return Ok(ours.then_some(head.version));
                 }
                 // Bounded by the caller's time.
@@ -105,21 +97,8 @@ impl OpenBao {
         }
     }
 
-    /// Adds to the metadata; creates the entry first where there is none.
-    async fn describe(
-        &self,
-        path: &StorePath,
-        metadata: &Metadata,
-        create: bool,
-    ) -> Result<(), OpenBaoError> {
-        if create {
-            let answer = self.ask_again(&kv::create(&self.mount, path)).await?;
-            match (answer.status, answer.said()) {
-                (200..300, _) => {}
-                (404, said) => return Err(OpenBaoError::NoMount { mount: self.mount.to_string(), said }),
-                _ => return Err(answer.failure()),
-            }
-        }
+    /// Adds to the metadata.
+    async fn describe(&self, path: &StorePath, metadata: &Metadata) -> Result<(), OpenBaoError> {
         let answer = match self.ask_again(&kv::patch(&self.mount, path, metadata)).await {
             Ok(answer) if answer.status != 405 => answer,
             // Policies from before PATCH, and servers from before it: what is there is read and kept.
@@ -136,9 +115,4 @@ impl OpenBao {
             _ => Err(answer.failure()),
         }
     }
-}
-
-/// Seconds since 1970; a clock before that is one that was never set.
-fn now() -> u64 {
-    u64::try_from(Timestamp::now().as_second()).unwrap_or_default()
 }
