@@ -87,6 +87,7 @@ bench: install ## Measure start times, memory and rates
 .PHONY: build
 build: ## Our programs, as scenarios use them
 	cargo build --package callout --package vk-nats --package device-kubelet --package fleet
+	cargo build --package harmony-config --features openbao --example openbao_chain
 
 .PHONY: install
 install: ## Install missing Debian packages and Rust components, saying what and why

@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "secret_store/example.rs"]
+mod example;
 #[path = "secret_store/faults.rs"]
 mod faults;
 #[path = "secret_store/keeping.rs"]

@@ -117,7 +117,8 @@ impl Keeper {
         if let Some(refused) = state.refused.as_ref().filter(|refused| now < refused.until) {
             return Err(refused.error.clone());
         }
-        self.0.log_in(&mut state).await?;
+        let fetched = self.0.fetch().await;
+        state.accept(fetched)?;
         self.renew_from_now_on(&mut state);
         let held = state.held.as_ref().ok_or(OpenBaoError::Resting)?;
         Ok(Token { secret: held.grant.token.clone(), generation: state.generation })
@@ -201,42 +202,14 @@ impl Held {
         let lifetime = self.grant.lifetime?;
         Some(self.since + lifetime.mul_f64(2.0 / 3.0 + (jitter - 0.5) * 0.2))
     }
-
-    /// Whether a renewal gave so little that the longest life is near: a new login is better.
-    fn is_near_the_end(&self, renewed: &Grant) -> bool {
-        match (self.first_lifetime, renewed.lifetime) {
-            (Some(first), Some(now)) => now < first / 2,
-            _ => false,
-        }
-    }
 }
 
 impl Inner {
-    /// Logs in; the state has a new token afterwards, or the reason why not.
-    async fn log_in(&self, state: &mut State) -> Result<(), OpenBaoError> {
+    /// Logs in, with nothing kept of it yet.
+    async fn fetch(&self) -> Result<Held, OpenBaoError> {
         let since = Instant::now();
-        let granted = match self.refuse_namespaces().await {
-            Ok(()) => self.login.log_in(&self.transport).await,
-            Err(error) => Err(error),
-        };
-        match granted {
-            Ok(grant) => {
-                state.held = Some(Held::new(grant, since));
-                state.generation += 1;
-                (state.refused, state.last_error) = (None, None);
-                Ok(())
-            }
-            Err(error) => {
-                state.last_error = Some(error.to_string());
-                if matches!(error, OpenBaoError::LoginRefused { .. }) {
-                    let pause =
-                        state.refused.take().map_or(PAUSE.0, |before| (before.pause * 2).min(PAUSE.1));
-                    let until = Instant::now() + pause;
-                    state.refused = Some(Refused { error: error.clone(), until, pause });
-                }
-                Err(error)
-            }
-        }
+        self.refuse_namespaces().await?;
+        Ok(Held::new(self.login.log_in(&self.transport).await?, since))
     }
 
     /// Vault without Enterprise ignores the header: settings of one namespace would silently be those of another.
@@ -254,49 +227,81 @@ impl Inner {
         self.namespaces.get_or_try_init(look).await.map(|_| ())
     }
 
-    /// What the task does when it is time. Gives when to come again, or `None` when a call has to log in first.
+    /// What the task does when it is time: renews, or logs in where that gives no more. Calls use the old token
+    /// meanwhile, so nothing is locked while the store is asked. Gives when to come again, or `None` when a call has
+    /// to log in first.
     async fn renew(&self, failures: &mut u32) -> Option<Instant> {
+        let (token, first_lifetime, renewable, generation) = {
+            let state = self.state.lock().await;
+            let held = state.held.as_ref()?;
+            let renewable = held.grant.renewable && held.is_good(Instant::now());
+            (held.grant.token.clone(), held.first_lifetime?, renewable, state.generation)
+        };
+        let since = Instant::now();
+        let renewed = match renewable {
+            true => match self.login.renew(&self.transport, &token).await {
+                Ok(grant) if is_near_the_end(first_lifetime, &grant) => None,
+                // Refused: its longest life is over, or somebody revoked it.
+                Err(OpenBaoError::LoginRefused { .. }) => None,
+                Ok(grant) => Some(Ok(Held { grant, since, first_lifetime: Some(first_lifetime) })),
+                Err(error) => Some(Err(error)),
+            },
+            false => None,
+        };
+        let result = match renewed {
+            Some(result) => result,
+            None => self.fetch().await,
+        };
         let mut state = self.state.lock().await;
-        let held = state.held.as_ref()?;
-        let left = held.left(Instant::now())?;
-        let outcome = match (held.grant.renewable, held.is_good(Instant::now())) {
-            (true, true) => {
-                let since = Instant::now();
-                let renewed = self.login.renew(&self.transport, &held.grant.token).await;
-                match renewed {
-                    Ok(grant) if held.is_near_the_end(&grant) => None,
-                    Ok(grant) => Some(Ok((grant, since, held.first_lifetime))),
-                    // Refused: its longest life is over, or somebody revoked it.
-                    Err(OpenBaoError::LoginRefused { .. }) => None,
-                    Err(error) => Some(Err(error)),
-                }
-            }
-            _ => None,
-        };
-        let result = match outcome {
-            Some(Ok((grant, since, first_lifetime))) => {
-                state.held = Some(Held { grant, since, first_lifetime });
-                state.last_error = None;
-                Ok(())
-            }
-            Some(Err(error)) => Err(error),
-            None => self.log_in(&mut state).await,
-        };
-        match result {
+        if state.generation != generation || state.held.is_none() {
+            // A call found that the token is gone, and logs in, or has: it begins another task.
+            return None;
+        }
+        match state.accept(result) {
             Ok(()) => {
                 *failures = 0;
                 state.held.as_ref().and_then(|held| held.renew_at(rand::random()))
             }
             Err(error) => {
                 if *failures == 0 {
-                    tracing::warn!(%error, left = left.as_secs(), "the store's token could not be renewed");
+                    tracing::warn!(%error, "the store's token could not be renewed; trying again");
                 }
-                state.last_error = Some(error.to_string());
                 *failures += 1;
                 Some(Instant::now() + backoff(*failures, rand::random()))
             }
         }
     }
+}
+
+impl State {
+    /// Keeps what a login or renewal gave: a token, or the reason why not.
+    fn accept(&mut self, result: Result<Held, OpenBaoError>) -> Result<(), OpenBaoError> {
+        match result {
+            Ok(held) => {
+                // A renewed token is the same one.
+                if self.held.as_ref().is_none_or(|before| before.grant.token != held.grant.token) {
+                    self.generation += 1;
+                }
+                self.held = Some(held);
+                (self.refused, self.last_error) = (None, None);
+                Ok(())
+            }
+            Err(error) => {
+                self.last_error = Some(error.to_string());
+                if matches!(error, OpenBaoError::LoginRefused { .. }) {
+                    let pause = self.refused.take().map_or(PAUSE.0, |before| (before.pause * 2).min(PAUSE.1));
+                    let until = Instant::now() + pause;
+                    self.refused = Some(Refused { error: error.clone(), until, pause });
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Whether a renewal gave so little that the longest life is near: a new login is better.
+fn is_near_the_end(first_lifetime: Duration, renewed: &Grant) -> bool {
+    renewed.lifetime.is_some_and(|now| now < first_lifetime / 2)
 }
 
 async fn keep_fresh(keeper: Weak<Inner>) {

@@ -142,6 +142,10 @@ impl Source for StoreSource {
         true
     }
 
+    fn encryption(&self) -> Option<String> {
+        Some("by the store itself".to_owned())
+    }
+
     async fn read(&self, model: &Model) -> Result<Option<Layer>, SourceError> {
         let path = self.prefix.of_model(&model.key);
         let Some(entry) = self.store.get(&path).await? else { return Ok(None) };

@@ -61,6 +61,16 @@ fn the_names_that_were_promised_are_there() {
 }
 
 #[test]
+fn the_book_has_every_setting_with_its_variables() {
+    let book = include_str!("../../../../docs/src/configuration/openbao.md");
+    for setting in OpenBaoSettings::ALL {
+        let variables: Vec<_> = setting.variables().iter().map(|name| format!("`{name}`")).collect();
+        let row = format!("| `{}` | {} | {} |", setting.key(), variables.join(", "), setting.description);
+        assert!(book.contains(&row), "docs/src/configuration/openbao.md lacks: {row}");
+    }
+}
+
+#[test]
 fn ours_wins_over_those_of_other_programs_and_the_environment_over_the_file() {
     let read = variables(&[
         ("VAULT_ADDR", "https://vault"),
