@@ -156,8 +156,7 @@ impl Authorizer {
     ) -> Result<Vec<u8>, Unanswered> {
         let server_xkey: CurveKey =
             server_xkey.ok_or(Unanswered::Plain)?.parse().map_err(|_| Unanswered::Header)?;
-        let (agreement, token) =
-            self.servers.open(&server_xkey, payload).map_err(|_| Unanswered::Box)?;
+        let (agreement, token) = self.servers.open(&server_xkey, payload).map_err(|_| Unanswered::Box)?;
         let request = AuthorizationRequest::decode(&token)?;
         if request.server.xkey.as_ref() != Some(&server_xkey) {
             return Err(Unanswered::ServerKey);

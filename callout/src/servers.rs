@@ -41,11 +41,7 @@ impl Servers {
     ///
     /// # Errors
     /// [`EnvelopeError::Seal`] if none of the own keys opens it.
-    pub fn open(
-        &self,
-        server: &CurveKey,
-        sealed: &[u8],
-    ) -> Result<(Arc<Agreement>, Vec<u8>), EnvelopeError> {
+    pub fn open(&self, server: &CurveKey, sealed: &[u8]) -> Result<(Arc<Agreement>, Vec<u8>), EnvelopeError> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(server).cloned();
         if let Some(agreement) = kept
             && let Ok(plain) = agreement.open(sealed)

@@ -211,7 +211,8 @@ impl Flags {
         let issuer =
             issuer_from(key, &required(key, self.issuer_seed_file, "a file with a seed (SA…)")?, &account)?;
         let key = "xkey-seed-file";
-        let mut curves = vec![curve_from(key, &required(key, self.xkey_seed_file, "a file with a seed (SX…)")?)?];
+        let mut curves =
+            vec![curve_from(key, &required(key, self.xkey_seed_file, "a file with a seed (SX…)")?)?];
         let key = "issuer-spare-seed-files";
         let spare = existing(self.issuer_spare_seed_files).map(|file| issuer_from(key, &file, &account));
         let spare_issuers = spare.collect::<Result<_, _>>()?;

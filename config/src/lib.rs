@@ -73,7 +73,9 @@
 //! | `sqlite` (default) | the database, and [`ConfigManager::of_this_user`] |
 //! | `prompt` (default) | questions on a terminal |
 //! | `validate` (default) | bounds, lengths and patterns of the schema; types and names are checked without it |
-//! | `openbao` | OpenBao as a store |
+//! | `updates` (default) | signed updates at run time, from a file |
+//! | `nats` | signed updates from NATS, too |
+//! | `openbao` | OpenBao (or Vault) as a store |
 
 // The derive macro names this crate from outside.
 extern crate self as harmony_config;
@@ -96,10 +98,10 @@ pub mod schema;
 pub mod seal;
 pub mod secret;
 pub mod source;
+pub mod store;
 #[cfg(feature = "updates")]
 pub mod updates;
 pub mod witness;
-pub mod store;
 
 pub use chain::{ConfigManager, Handle, LastGood, LastGoodError, LastGoodLayer};
 pub use error::ConfigError;
