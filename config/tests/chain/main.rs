@@ -7,6 +7,7 @@ mod environment;
 mod fallback;
 mod file;
 mod kept;
+mod outside;
 mod reading;
 mod telling;
 mod watching;
