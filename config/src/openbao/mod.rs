@@ -103,6 +103,7 @@ impl OpenBao {
         let trust = match (skip_tls, &settings.ca_file) {
             (true, _) => Trust::Anybody,
             (false, Some(file)) => Trust::File(file),
+            (false, None) if url.starts_with("http://") => Trust::Nobody,
             (false, None) => Trust::System,
         };
         let http = tls::client(trust, timeout)?;

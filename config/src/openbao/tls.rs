@@ -21,6 +21,8 @@ pub(super) enum Trust<'a> {
     File(&'a Path),
     /// Everybody.
     Anybody,
+    /// Nobody: there is no TLS. A container without certificate authorities may have an agent beside it.
+    Nobody,
 }
 
 /// A client that connects to nobody yet.
@@ -36,6 +38,7 @@ pub(super) fn client(trust: Trust<'_>, within: Duration) -> Result<reqwest::Clie
     let builder = match trust {
         Trust::System => builder.with_native_roots().map_err(|error| failed(&error))?,
         Trust::File(file) => builder.with_root_certificates(roots(file)?),
+        Trust::Nobody => builder.with_root_certificates(RootCertStore::empty()),
         Trust::Anybody => builder.dangerous().with_custom_certificate_verifier(Arc::new(Believe(provider))),
     };
     reqwest::Client::builder()

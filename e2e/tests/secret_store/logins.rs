@@ -36,7 +36,7 @@ async fn works(settings: &OpenBaoSettings) -> Result<()> {
 }
 
 async fn refused(settings: &OpenBaoSettings, word: &str) -> Result<()> {
-    let error = OpenBao::new(settings)?.get(&path("harmony/Vlan")).await.expect_err("it has to be refused");
+    let error = OpenBao::new(settings)?.get(&path("harmony/Vlan")).await.unwrap_err();
     assert!(error.is_absence() && error.to_string().contains(word), "{error}");
     Ok(())
 }
