@@ -33,7 +33,6 @@ fn options() -> FleetOptions {
 }
 
 async fn three_hundred_devices_share_one_block(fleet: &Fleet) -> Result<()> {
-    fleet.kubectl.run("create namespace harmony-fleet-devices").await?;
     let enrollments = (0..DEVICES)
         .map(|number| {
             Ok(Enrollment {
