@@ -13,7 +13,8 @@
 //! `SwitchAccess.toml` may be. With a person's login (`OPENBAO_AUTH=oidc`) begin with `login`. `set` reads the password
 //! from standard input, so that it is in no list of processes.
 //!
-//! While the store is away, the program goes on with what environment and file have, and names what is missing.
+//! While the store is away, the program goes on with what environment and file have, and names what is missing. With
+//! `$HARMONY_CONFIG_STATE`, a folder, it keeps what the store last gave there, sealed, and goes on with that.
 
 #![allow(clippy::print_stdout)]
 
@@ -21,6 +22,8 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use harmony_config::{
     Config, ConfigManager, Environment, File, Secret, Store as _, StoreSource,
+    keyring::Keyring,
+    last_known_good::LastKnownGood,
     openbao::{OpenBao, OpenBaoSettings, Verification},
 };
 use schemars::JsonSchema;
@@ -52,11 +55,17 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let file = std::env::var_os("OPENBAO_SETTINGS").map(PathBuf::from);
     let store = Arc::new(OpenBao::new(&OpenBaoSettings::load(file.as_deref())?)?);
     let folder = std::env::var_os("HARMONY_CONFIG_FOLDER").unwrap_or_else(|| ".".into());
-    let settings = ConfigManager::builder()
+    let mut chain = ConfigManager::builder()
         .source(Environment::new())
         .source(File::folder(folder))
-        .source(StoreSource::new(store.clone(), store.prefix().clone()))
-        .build();
+        .source(StoreSource::new(store.clone(), store.prefix().clone()));
+    if let Some(state) = std::env::var_os("HARMONY_CONFIG_STATE").map(PathBuf::from) {
+        // What the store last gave, sealed, for the time when it is away.
+        let keyring = Keyring::open(&state.join("keys"))?;
+        let last_good = LastKnownGood::open(&state.join("config.lkg.json"), keyring)?;
+        chain = chain.last_known_good(last_good.for_owner("openbao_chain"));
+    }
+    let settings = chain.build();
 
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
@@ -66,6 +75,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
             println!("{} as {}, password {:?}", access.url, access.user, access.password);
             // Only what needs it sees it.
             println!("password has {} characters", access.password.expose().chars().count());
+            println!("\n{}", settings.explain::<SwitchAccess>().await?);
         }
         ["set", url, user] => {
             let mut password = String::new();
