@@ -43,7 +43,7 @@ fmt: ## Check the format of the sources (`cargo fmt` writes it)
 
 .PHONY: lint
 lint: ## Lints; every warning is an error
-	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets --features harmony-config/nats -- -D warnings
 
 .PHONY: deny
 deny: ## Licences, banned crates and sources of dependencies
@@ -57,8 +57,7 @@ advisories: ## Known vulnerabilities of dependencies; downloads the advisory dat
 
 .PHONY: unit
 unit: ## Unit, property and behaviour tests; the runtime's on a Podman of their own
-	cargo test --workspace --exclude e2e
-	cargo test --package harmony-config --all-features
+	cargo test --workspace --exclude e2e --features harmony-config/openbao
 	cargo test --package e2e --lib
 
 .PHONY: scenarios
@@ -86,8 +85,8 @@ bench: install ## Measure start times, memory and rates
 
 .PHONY: build
 build: ## Our programs, as scenarios use them
-	cargo build --package callout --package vk-nats --package device-kubelet --package fleet
-	cargo build --package harmony-config --features openbao --example openbao_chain
+	cargo build --package callout --package vk-nats --package device-kubelet --package fleet \
+		--package harmony-config --features harmony-config/openbao --bins --examples
 
 .PHONY: install
 install: ## Install missing Debian packages and Rust components, saying what and why

@@ -102,7 +102,7 @@ impl FleetKeys {
 
     /// The versions there are, oldest first.
     pub fn versions(&self) -> impl Iterator<Item = KeyVersion> + '_ {
-        self.0.keys().copied()
+        self.all().map(|(version, _)| version)
     }
 
     /// The public halves, for a statement.

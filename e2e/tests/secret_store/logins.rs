@@ -106,7 +106,8 @@ async fn a_machine_with_an_approle() -> Result<()> {
 
 /// The provider, and the store that trusts it.
 async fn provider_for(store: &SecretStore, folder: &std::path::Path) -> Result<Provider> {
-    let provider = IdentityProvider::new(folder, Place::on_loopback().await?, &Tools::locate().await?)?;
+    let provider =
+        IdentityProvider::new(folder, "provider", Place::on_loopback().await?, &Tools::locate().await?)?;
     provider.start().await?;
     let provider = Provider(provider);
     store.admin("POST", "sys/auth/zitadel", json!({ "type": "jwt" })).await?;
