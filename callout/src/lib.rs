@@ -22,6 +22,7 @@
 //! | [`explain`] | what may an identity do? |
 //! | [`enroller`] | the other binary: who becomes a member, and who is thrown out? |
 
+mod api_watch;
 pub mod audit;
 pub mod authorize;
 pub mod claims;

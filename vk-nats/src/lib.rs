@@ -27,6 +27,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod api_watch;
 pub mod bundle;
 pub mod devices;
 pub mod events;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fleet_daemon::health::CheckHandle;
+use fleet_daemon::health::{CheckHandle, Following};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
@@ -11,6 +11,8 @@ use kube::{
     runtime::{WatchStreamExt as _, watcher, watcher::Event},
 };
 use tokio::sync::mpsc;
+
+use crate::api_watch::Pauses;
 
 /// What is kept of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,10 +56,20 @@ pub enum ServiceChange {
 
 /// Follows the Services for ever.
 pub async fn watch(client: kube::Client, changes: mpsc::UnboundedSender<ServiceChange>, check: CheckHandle) {
-    let stream = watcher(Api::<Service>::all(client), watcher::Config::default()).default_backoff();
+    let stream = watcher(Api::<Service>::all(client), watcher::Config::default()).backoff(Pauses::default());
     let mut stream = std::pin::pin!(stream);
     let mut listed = Services::new();
-    while let Some(event) = stream.next().await {
+    let mut following = Following::new(check);
+    loop {
+        let event = tokio::select! {
+            event = stream.next() => event,
+            () = following.quiet() => continue,
+        };
+        // kube's watches have no end.
+        let Some(event) = event else { return };
+        if matches!(event, Ok(Event::Apply(_) | Event::Delete(_))) {
+            following.event();
+        }
         let change = match event {
             Ok(Event::Init) => {
                 listed.clear();
@@ -70,7 +82,7 @@ pub async fn watch(client: kube::Client, changes: mpsc::UnboundedSender<ServiceC
                 continue;
             }
             Ok(Event::InitDone) => {
-                check.ready();
+                following.complete();
                 ServiceChange::Synced(std::mem::take(&mut listed))
             }
             Ok(Event::Apply(service)) => match view(&service) {
@@ -79,7 +91,7 @@ pub async fn watch(client: kube::Client, changes: mpsc::UnboundedSender<ServiceC
             },
             Ok(Event::Delete(service)) => ServiceChange::Gone(key(&service)),
             Err(error) => {
-                check.not_ready(format!("the watch of Services is interrupted: {error}"));
+                following.interrupted(format!("the watch of Services is interrupted: {error}"));
                 continue;
             }
         };

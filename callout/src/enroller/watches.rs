@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, fmt::Debug};
 
-use fleet_daemon::health::CheckHandle;
+use fleet_daemon::health::{CheckHandle, Following};
 use fleet_wire::{
     enrollment::{DEVICE_LABEL, RECORD_TYPE, SIGNER_NAME},
     name::DeviceName,
@@ -27,6 +27,7 @@ use super::{
     serving::SIGNER as SERVING_SIGNER,
     view::{Held, NodeSeen, View},
 };
+use crate::api_watch::Pauses;
 
 /// News of a kind.
 #[derive(Debug)]
@@ -43,21 +44,32 @@ async fn follow<K>(api: Api<K>, config: watcher::Config, check: CheckHandle, mut
 where
     K: Resource<DynamicType: Default> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let stream =
-        watcher(api, config).modify(|object| object.meta_mut().managed_fields = None).default_backoff();
+    let stream = watcher(api, config)
+        .modify(|object| object.meta_mut().managed_fields = None)
+        .backoff(Pauses::default());
     let mut stream = std::pin::pin!(stream);
     let mut listed = Vec::new();
-    while let Some(event) = stream.next().await {
+    let mut following = Following::new(check);
+    loop {
+        let event = tokio::select! {
+            event = stream.next() => event,
+            () = following.quiet() => continue,
+        };
+        // kube's watches have no end.
+        let Some(event) = event else { return };
+        if matches!(event, Ok(Event::Apply(_) | Event::Delete(_))) {
+            following.event();
+        }
         match event {
             Ok(Event::Init) => listed.clear(),
             Ok(Event::InitApply(object)) => listed.push(object),
             Ok(Event::InitDone) => {
                 take(News::All(std::mem::take(&mut listed)));
-                check.ready();
+                following.complete();
             }
             Ok(Event::Apply(object)) => take(News::One(object)),
             Ok(Event::Delete(object)) => take(News::Gone(object)),
-            Err(error) => check.not_ready(format!("the watch is interrupted: {error}")),
+            Err(error) => following.interrupted(format!("the watch is interrupted: {error}")),
         }
     }
 }

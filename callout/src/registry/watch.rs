@@ -13,11 +13,12 @@ use kube::{
 };
 
 use super::Registry;
+use crate::api_watch::Pauses;
 
 /// Follows the records for ever. `check` is ready once all were seen, and stays so.
 pub async fn watch_records(client: kube::Client, namespace: &str, registry: Registry, check: CheckHandle) {
     let config = watcher::Config::default().fields(&format!("type={RECORD_TYPE}"));
-    let stream = watcher(Api::<Secret>::namespaced(client, namespace), config).default_backoff();
+    let stream = watcher(Api::<Secret>::namespaced(client, namespace), config).backoff(Pauses::default());
     let mut stream = std::pin::pin!(stream);
     let mut records = Records { registry, listing: None, complaints: HashMap::new() };
     let mut interruption = Interruption::new("enrollment records");
@@ -41,7 +42,7 @@ pub async fn watch_records(client: kube::Client, namespace: &str, registry: Regi
 /// Follows the Nodes of devices for ever, their metadata only. `check` as in [`watch_records`].
 pub async fn watch_nodes(client: kube::Client, registry: Registry, check: CheckHandle) {
     let config = watcher::Config::default().labels(&format!("{DEVICE_LABEL}=true"));
-    let stream = watcher(Api::<PartialObjectMeta<Node>>::all(client), config).default_backoff();
+    let stream = watcher(Api::<PartialObjectMeta<Node>>::all(client), config).backoff(Pauses::default());
     let mut stream = std::pin::pin!(stream);
     let mut nodes = Nodes { registry, listing: None };
     let mut interruption = Interruption::new("Nodes");

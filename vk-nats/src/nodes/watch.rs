@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use fleet_daemon::health::CheckHandle;
+use fleet_daemon::health::{CheckHandle, Following};
 use fleet_wire::{enrollment::DEVICE_LABEL, name::DeviceName};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Node;
@@ -23,7 +23,7 @@ use super::{
     port::PortTable,
     store::Nodes,
 };
-use crate::metrics::Metrics;
+use crate::{api_watch::Pauses, metrics::Metrics};
 
 /// What became of a Node.
 #[derive(Debug, Clone)]
@@ -48,19 +48,31 @@ pub async fn watch(
         .modify(|node| {
             node.metadata.managed_fields = None;
         })
-        .default_backoff();
+        .backoff(Pauses::default());
     let mut stream = std::pin::pin!(stream);
     let mut follower = Follower { nodes, ports, changes, metrics, listed: None, complaints: HashMap::new() };
-    while let Some(event) = stream.next().await {
-        match event {
-            Ok(event) => {
-                let done = matches!(event, Event::InitDone);
-                follower.take(event);
-                if done {
-                    check.ready();
+    let mut following = Following::new(check);
+    loop {
+        tokio::select! {
+            event = stream.next() => match event {
+                Some(Ok(event)) => {
+                    let (all, one) = (
+                        matches!(event, Event::InitDone),
+                        matches!(event, Event::Apply(_) | Event::Delete(_)),
+                    );
+                    follower.take(event);
+                    match (all, one) {
+                        (true, _) => following.complete(),
+                        (_, true) => following.event(),
+                        _ => {}
+                    }
                 }
-            }
-            Err(error) => check.not_ready(format!("the watch of Nodes is interrupted: {error}")),
+                Some(Err(error)) => {
+                    following.interrupted(format!("the watch of Nodes is interrupted: {error}"));
+                }
+                None => return,
+            },
+            () = following.quiet() => {}
         }
     }
 }

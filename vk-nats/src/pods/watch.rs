@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use fleet_daemon::health::CheckHandle;
+use fleet_daemon::health::{CheckHandle, Following};
 use fleet_wire::name::{DeviceName, PodUid};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
@@ -14,7 +14,7 @@ use kube::{
 use tokio::sync::mpsc;
 
 use super::store::Pods;
-use crate::nodes::Nodes;
+use crate::{api_watch::Pauses, nodes::Nodes};
 
 /// What became of a pod on a device.
 #[derive(Debug, Clone)]
@@ -40,22 +40,31 @@ pub async fn watch(
     nodes.synced().await;
     let api: Api<Pod> = Api::all(client);
     let config = watcher::Config::default().fields("spec.nodeName!=");
-    let stream = watcher(api.clone(), config).modify(slim).default_backoff();
+    let stream = watcher(api.clone(), config).modify(slim).backoff(Pauses::default());
     let mut stream = std::pin::pin!(stream);
+    let mut following = Following::new(check);
     let mut follower = Follower { nodes, pods, changes, listed: HashSet::new() };
     loop {
         tokio::select! {
             event = stream.next() => match event {
                 Some(Ok(event)) => {
-                    let done = matches!(event, Event::InitDone);
+                    let (all, one) = (
+                        matches!(event, Event::InitDone),
+                        matches!(event, Event::Apply(_) | Event::Delete(_)),
+                    );
                     follower.take(event);
-                    if done {
-                        check.ready();
+                    match (all, one) {
+                        (true, _) => following.complete(),
+                        (_, true) => following.event(),
+                        _ => {}
                     }
                 }
-                Some(Err(error)) => check.not_ready(format!("the watch of pods is interrupted: {error}")),
+                Some(Err(error)) => {
+                    following.interrupted(format!("the watch of pods is interrupted: {error}"));
+                }
                 None => return,
             },
+            () = following.quiet() => {}
             Some(device) = appeared.recv() => {
                 if follower.pods.take_elsewhere(device.as_str()) {
                     follower.list(&api, &device).await;
