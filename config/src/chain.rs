@@ -14,6 +14,8 @@ mod requirement;
 mod resolve;
 mod template;
 mod transfer;
+#[cfg(feature = "updates")]
+mod updating;
 mod watching;
 
 use std::{
@@ -159,8 +161,11 @@ impl Builder {
         let health = Observed::default();
         let metrics = Metrics::default();
         if let Some(why) = &self.refused {
-            metrics.signature_failure("last-known-good");
+            metrics.signature_failure("last-known-good", "refused");
             health.last_known_good_refused(why);
+        }
+        for source in &self.sources {
+            source.count_in(&metrics);
         }
         ConfigManager {
             inner: Arc::new(Inner {

@@ -44,6 +44,26 @@ pub struct SourceHealth {
     pub encryption: Option<String>,
     /// Its last error, which may be over.
     pub last_error: Option<LastError>,
+    /// What it says of itself.
+    pub condition: Condition,
+}
+
+/// What a source says of itself: names and reasons, never values.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Condition {
+    /// What needs a person, though the source answers. The report is `degraded` with it.
+    pub problem: Option<Problem>,
+    /// Facts, by name: `epoch`, `signed_by`, `backup_line`.
+    pub facts: BTreeMap<&'static str, String>,
+}
+
+/// What needs a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// In one word, as in metrics: `replayed`.
+    pub reason: String,
+    /// For people, with what to do.
+    pub text: String,
 }
 
 /// An error, for people.
@@ -267,6 +287,7 @@ impl Observed {
                     since: known.and_then(|known| known.since),
                     encryption: source.encryption(),
                     last_error: known.and_then(|known| known.last_error.clone()),
+                    condition: source.condition(),
                 }
             })
             .collect();
@@ -294,7 +315,9 @@ impl Observed {
         let last_known_good_in_use = models.iter().any(|model| !model.last_known_good_for.is_empty());
         let degraded = last_known_good_in_use
             || last_known_good_error.is_some()
-            || sources.iter().any(|source| source.answers == Some(false))
+            || sources
+                .iter()
+                .any(|source| source.answers == Some(false) || source.condition.problem.is_some())
             || models.iter().any(|model| !model.unknown_fields.is_empty());
         let status = match (models.iter().any(|model| model.error.is_some()), degraded) {
             (true, _) => Status::Failing,

@@ -1,9 +1,9 @@
-//! Counters of a chain: reads, writes, fallbacks, signature failures. Labels are names of sources and outcomes, never
+//! Counters of a chain: reads, writes, fallbacks, signature failures, updates. Labels are names of sources and outcomes, never
 //! keys or values: their number stays small.
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
-    metrics::{counter::Counter, family::Family},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
@@ -48,13 +48,27 @@ struct Of {
     source: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Broken {
+    source: String,
+    reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Why {
+    reason: String,
+}
+
 /// The counters. Clones count together.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
     reads: Family<Read, Counter>,
     writes: Family<Write, Counter>,
     fallbacks: Family<Of, Counter>,
-    signature_failures: Family<Of, Counter>,
+    signature_failures: Family<Broken, Counter>,
+    updates_applied: Counter,
+    updates_refused: Family<Why, Counter>,
+    update_epoch: Gauge,
 }
 
 impl Metrics {
@@ -73,6 +87,21 @@ impl Metrics {
             "Times that a seal, signature or chain did not hold",
             self.signature_failures.clone(),
         );
+        registry.register(
+            "updates_applied",
+            "Times that a signed update took effect",
+            self.updates_applied.clone(),
+        );
+        registry.register(
+            "updates_refused",
+            "Times that an update was not taken, by the reason",
+            self.updates_refused.clone(),
+        );
+        registry.register(
+            "update_epoch",
+            "Epoch of the update in effect; 0 without one",
+            self.update_epoch.clone(),
+        );
     }
 
     pub(crate) fn read(&self, source: &str, outcome: ReadOutcome) {
@@ -88,7 +117,25 @@ impl Metrics {
     }
 
     /// A seal, signature or chain of this source did not hold. For sources that find that out by themselves.
-    pub fn signature_failure(&self, source: &str) {
-        self.signature_failures.get_or_create(&Of { source: source.to_owned() }).inc();
+    /// `reason` is one of a few words: `tampered`, `signature`.
+    pub fn signature_failure(&self, source: &str, reason: &str) {
+        let broken = Broken { source: source.to_owned(), reason: reason.to_owned() };
+        self.signature_failures.get_or_create(&broken).inc();
+    }
+
+    /// An update took effect.
+    pub fn update_applied(&self, epoch: Option<u64>) {
+        self.updates_applied.inc();
+        self.update_is(epoch);
+    }
+
+    /// The update in effect has this epoch; `None`: there is none.
+    pub fn update_is(&self, epoch: Option<u64>) {
+        self.update_epoch.set(epoch.and_then(|epoch| i64::try_from(epoch).ok()).unwrap_or(0));
+    }
+
+    /// An update was not taken.
+    pub fn update_refused(&self, reason: &str) {
+        self.updates_refused.get_or_create(&Why { reason: reason.to_owned() }).inc();
     }
 }

@@ -15,7 +15,9 @@ use futures::stream::BoxStream;
 use serde_json::{Map, Value};
 
 use crate::{
+    health::Condition,
     key::{Actor, FieldPath},
+    metrics::Metrics,
     model::{Model, SchemaVersion},
 };
 
@@ -122,6 +124,17 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// How secrets are kept here, for the health report: `AES-256-GCM, key 3`. `None` if nothing is kept.
     fn encryption(&self) -> Option<String> {
         None
+    }
+
+    /// What it says of itself in the health report, besides whether it answers. Asked with each report: from memory.
+    fn condition(&self) -> Condition {
+        Condition::default()
+    }
+
+    /// Called when it becomes part of a chain. A source that finds things out by itself (a refused update) counts
+    /// them there.
+    fn count_in(&self, metrics: &Metrics) {
+        let _ = metrics;
     }
 
     /// Called before secrets at `places` that this source gave are shown to a person. A source with an audit log

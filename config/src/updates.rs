@@ -50,8 +50,10 @@ pub use self::{
     verify::Refusal,
 };
 use crate::{
+    health::{Condition, Problem},
     key::Key,
     keyring::{Keyring, KeyringError},
+    metrics::Metrics,
     model::Model,
     source::{Layer, Source, SourceError},
     witness::{WitnessError, Witnessed},
@@ -142,6 +144,8 @@ struct Shared {
     effect: Mutex<Effect>,
     /// Ticks with each update that is applied.
     applied: watch::Sender<u64>,
+    /// Of the chains that it is a part of.
+    metrics: Mutex<Vec<Metrics>>,
 }
 
 #[derive(Debug, Default)]
@@ -159,8 +163,14 @@ impl Updates {
         let Settings { file, audience, trusted, models } = settings;
         let file = Witnessed::new(&file, keyring.clone(), "updates", state::LIMIT)?;
         let trust = Trust::new(audience, trusted, models);
-        let shared =
-            Shared { file, keyring, trust, effect: Mutex::default(), applied: watch::Sender::new(0) };
+        let shared = Shared {
+            file,
+            keyring,
+            trust,
+            effect: Mutex::default(),
+            applied: watch::Sender::new(0),
+            metrics: Mutex::default(),
+        };
         let updates = Self { shared: Arc::new(shared) };
         updates.load()?;
         Ok(updates)
@@ -191,6 +201,16 @@ impl Updates {
                 };
                 effect.status.refused += 1;
                 effect.status.last_refusal = Some((reason, error.to_string()));
+            }
+        }
+        let head = effect.status.head.as_ref().map(|head| head.epoch);
+        drop(effect);
+        for metrics in &*self.metrics() {
+            match &outcome {
+                Ok(Outcome::Applied { .. }) => metrics.update_applied(head),
+                Ok(Outcome::Current) => {}
+                Err(UpdatesError::Refused(refusal)) => count(metrics, refusal.reason(), refusal.is_forgery()),
+                Err(_) => count(metrics, "not_kept", false),
             }
         }
         outcome
@@ -284,8 +304,19 @@ impl Updates {
         Ok(Outcome::Applied { changed, unknown })
     }
 
+    fn metrics(&self) -> MutexGuard<'_, Vec<Metrics>> {
+        self.shared.metrics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn effect(&self) -> MutexGuard<'_, Effect> {
         self.shared.effect.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn count(metrics: &Metrics, reason: &str, forgery: bool) {
+    metrics.update_refused(reason);
+    if forgery {
+        metrics.signature_failure(NAME, reason);
     }
 }
 
@@ -298,6 +329,23 @@ impl Source for Updates {
     fn how_to_set(&self, model: &Model) -> String {
         let audience = &self.shared.trust.audience;
         format!("a signed update for the audience {audience:?} with an item {}", model.key)
+    }
+
+    fn condition(&self) -> Condition {
+        let Status { head, refused, last_refusal } = self.status();
+        let problem = last_refusal.map(|(reason, text)| Problem { reason: reason.to_owned(), text });
+        let mut facts = std::collections::BTreeMap::from([("refused", refused.to_string())]);
+        if let Some(head) = head {
+            facts.insert("epoch", head.epoch.to_string());
+            facts.insert("issued", head.issued.to_string());
+            facts.insert("signed_by", head.key_id.to_string());
+        }
+        Condition { problem, facts }
+    }
+
+    fn count_in(&self, metrics: &Metrics) {
+        metrics.update_is(self.status().head.map(|head| head.epoch));
+        self.metrics().push(metrics.clone());
     }
 
     async fn read(&self, model: &Model) -> Result<Option<Layer>, SourceError> {

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::{Inner, known::Known};
 use crate::{
+    last_known_good::{LastKnownGood, Memory},
     model::Model,
     source::{Layer, Source, SourceError},
 };
@@ -27,6 +28,14 @@ pub trait LastGood: fmt::Debug + Send + Sync {
     /// If it cannot be kept.
     fn remember(&self, source: &str, model: &Model, layer: Option<&Layer>) -> Result<(), LastGoodError>;
 
+    /// The same for several, with one write at most: for the start of a program.
+    ///
+    /// # Errors
+    /// As [`LastGood::remember`].
+    fn remember_all(&self, memories: &[Memory<'_>]) -> Result<(), LastGoodError> {
+        memories.iter().try_for_each(|memory| self.remember(memory.source, memory.model, memory.layer))
+    }
+
     /// What the source last gave.
     ///
     /// # Errors
@@ -41,6 +50,28 @@ pub struct LastGoodLayer {
     pub layer: Layer,
     /// Since when it has been so.
     pub at: Timestamp,
+}
+
+/// What a source gave, to be kept.
+pub(super) struct Given {
+    source: String,
+    known: Arc<Known>,
+    layer: Option<Layer>,
+}
+
+impl LastGood for LastKnownGood {
+    fn remember(&self, source: &str, model: &Model, layer: Option<&Layer>) -> Result<(), LastGoodError> {
+        Ok(Self::remember(self, source, model, layer)?)
+    }
+
+    fn remember_all(&self, memories: &[Memory<'_>]) -> Result<(), LastGoodError> {
+        Ok(Self::remember_all(self, memories)?)
+    }
+
+    fn recall(&self, source: &str, model: &Model) -> Result<Option<LastGoodLayer>, LastGoodError> {
+        let recalled = Self::recall(self, source, model)?;
+        Ok(recalled.map(|recalled| LastGoodLayer { layer: recalled.layer, at: recalled.at }))
+    }
 }
 
 impl Inner {
@@ -73,29 +104,51 @@ impl Inner {
         }
     }
 
-    /// Keeps what a source gave, if it is such a source and that is news.
-    pub(super) async fn remember(&self, source: &Arc<dyn Source>, known: &Arc<Known>, layer: Option<Layer>) {
-        let Some(last_good) = self.last_good.clone().filter(|_| source.keep_last_known_good()) else {
+    /// Notes what a source gave, if it is such a source and that is news.
+    pub(super) fn note(
+        &self,
+        source: &Arc<dyn Source>,
+        known: &Arc<Known>,
+        layer: Option<&Layer>,
+        given: &mut Vec<Given>,
+    ) {
+        if self.last_good.is_none() || !source.keep_last_known_good() {
             return;
-        };
-        let at = (source.name().to_owned(), known.model.key.clone());
-        {
-            let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-            if remembered.get(&at) == Some(&layer) {
-                return;
-            }
         }
-        let (name, model) = (at.0.clone(), known.clone());
-        let kept = layer.clone();
-        let done =
-            tokio::task::spawn_blocking(move || last_good.remember(&name, &model.model, kept.as_ref())).await;
-        match done {
-            Ok(Ok(())) => {
+        let at = (source.name().to_owned(), known.model.key.clone());
+        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.get(&at).is_some_and(|before| before.as_ref() == layer) {
+            return;
+        }
+        given.push(Given { source: at.0, known: known.clone(), layer: layer.cloned() });
+    }
+
+    /// Keeps what was noted, with one write at most.
+    pub(super) async fn remember(&self, given: Vec<Given>) {
+        let Some((last_good, first)) = self.last_good.clone().zip(given.first()) else { return };
+        let first = first.source.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let memories: Vec<_> = given
+                .iter()
+                .map(|given| Memory {
+                    source: &given.source,
+                    model: &given.known.model,
+                    layer: given.layer.as_ref(),
+                })
+                .collect();
+            last_good.remember_all(&memories)?;
+            Ok::<_, LastGoodError>(given)
+        });
+        match done.await {
+            Ok(Ok(given)) => {
                 self.health.last_known_good_works();
-                self.remembered.lock().unwrap_or_else(PoisonError::into_inner).insert(at, layer);
+                let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+                for Given { source, known, layer } in given {
+                    remembered.insert((source, known.model.key.clone()), layer);
+                }
             }
-            Ok(Err(error)) => self.last_good_failed(source.name(), &error.to_string()),
-            Err(error) => self.last_good_failed(source.name(), &error.to_string()),
+            Ok(Err(error)) => self.last_good_failed(&first, &error.to_string()),
+            Err(error) => self.last_good_failed(&first, &error.to_string()),
         }
     }
 
@@ -106,7 +159,7 @@ impl Inner {
         match tokio::task::spawn_blocking(move || last_good.recall(&name, &model.model)).await {
             Ok(Ok(recalled)) => recalled,
             Ok(Err(error)) => {
-                self.metrics.signature_failure("last-known-good");
+                self.metrics.signature_failure("last-known-good", "unusable");
                 self.last_good_failed(source.name(), &error.to_string());
                 None
             }

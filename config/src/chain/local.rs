@@ -2,26 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Builder, ConfigManager, LastGood, LastGoodError, LastGoodLayer};
+use super::{Builder, ConfigManager};
 use crate::{
     database::{Database, Options, default_path},
     error::ConfigError,
     keyring::Keyring,
     last_known_good::LastKnownGood,
-    model::Model,
-    source::{Layer, environment::Environment, file::File},
+    source::{environment::Environment, file::File},
 };
-
-impl LastGood for LastKnownGood {
-    fn remember(&self, source: &str, model: &Model, layer: Option<&Layer>) -> Result<(), LastGoodError> {
-        Ok(Self::remember(self, source, model, layer)?)
-    }
-
-    fn recall(&self, source: &str, model: &Model) -> Result<Option<LastGoodLayer>, LastGoodError> {
-        let recalled = Self::recall(self, source, model)?;
-        Ok(recalled.map(|recalled| LastGoodLayer { layer: recalled.layer, at: recalled.at }))
-    }
-}
 
 impl ConfigManager {
     /// The usual chain of this user: the environment, files in `~/.config/harmony/config`, and the database in

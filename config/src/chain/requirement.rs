@@ -42,9 +42,9 @@ impl Requirements<'_> {
     pub async fn check(self) -> Result<(), ConfigError> {
         let inner = &self.manager.inner;
         let mut errors: Vec<ConfigError> = self.wrong.into_iter().map(ConfigError::Model).collect();
-        let (mut fields, mut away) = (Vec::new(), Vec::new());
+        let (mut fields, mut away, mut given) = (Vec::new(), Vec::new(), Vec::new());
         for known in &self.models {
-            let error = match inner.resolve(known, Reach::UntilComplete).await {
+            let error = match inner.resolve_noting(known, Reach::UntilComplete, &mut given).await {
                 Err(error) => Some(error),
                 Ok(resolution) => {
                     let missing = inner.missing(known, &resolution.merged.values);
@@ -73,6 +73,7 @@ impl Requirements<'_> {
                 errors.push(error);
             }
         }
+        inner.remember(given).await;
         if !fields.is_empty() {
             errors.push(ConfigError::Missing { fields, away });
         }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Inner, known::Known, merge::Merged};
+use super::{Inner, asking::Given, known::Known, merge::Merged};
 use crate::{
     error::{ConfigError, MissingField, Unfit},
     key::FieldPath,
@@ -128,6 +128,19 @@ pub(crate) fn layer_at(layer: &Layer, place: &FieldPath) -> String {
 impl Inner {
     /// Asks the chain.
     pub(crate) async fn resolve(&self, known: &Arc<Known>, reach: Reach) -> Result<Resolution, ConfigError> {
+        let mut given = Vec::new();
+        let resolution = self.resolve_noting(known, reach, &mut given).await;
+        self.remember(given).await;
+        resolution
+    }
+
+    /// Asks the chain, and leaves it to the caller to [remember](Self::remember) what was given.
+    pub(super) async fn resolve_noting(
+        &self,
+        known: &Arc<Known>,
+        reach: Reach,
+        given: &mut Vec<Given>,
+    ) -> Result<Resolution, ConfigError> {
         let mut resolution = Resolution { merged: Merged::default(), asked: Vec::new(), unknown: Vec::new() };
         for source in &self.sources {
             let number = resolution.asked.len();
@@ -140,7 +153,7 @@ impl Inner {
                 });
                 continue;
             }
-            let (answer, layer) = self.ask(source, known, &mut resolution.unknown).await?;
+            let (answer, layer) = self.ask(source, known, &mut resolution.unknown, given).await?;
             if let Some(layer) = &layer {
                 resolution.merged.add(root, number, &layer.values);
             }
@@ -155,12 +168,13 @@ impl Inner {
         source: &Arc<dyn Source>,
         known: &Arc<Known>,
         unknown: &mut Vec<UnknownField>,
+        given: &mut Vec<Given>,
     ) -> Result<(Answer, Option<Layer>), ConfigError> {
         let model = &known.model;
         let error = match self.read_in_time(source, known).await {
             Ok(None) => {
                 self.answered(source, ReadOutcome::Nothing);
-                self.remember(source, known, None).await;
+                self.note(source, known, None, given);
                 return Ok((Answer::Nothing, None));
             }
             Ok(Some(layer)) => {
@@ -168,7 +182,7 @@ impl Inner {
                 let (layer, stored, migrated) = self.fit(source, known, layer, unknown)?;
                 self.answered(source, ReadOutcome::Gave);
                 if let Some(raw) = raw {
-                    self.remember(source, known, Some(raw)).await;
+                    self.note(source, known, Some(&raw), given);
                 }
                 let revision = layer.revision;
                 let answer = Answer::Gave { place: layer.place.clone(), stored, migrated, revision };
@@ -179,7 +193,7 @@ impl Inner {
         if !error.is_absence() {
             self.metrics.read(source.name(), ReadOutcome::Refused);
             if matches!(error, SourceError::Tampered { .. }) {
-                self.metrics.signature_failure(source.name());
+                self.metrics.signature_failure(source.name(), "tampered");
             }
             self.health.source_failed(source.name(), &error.to_string());
             return Err(ConfigError::Source { key: model.key.clone(), error });

@@ -5,6 +5,7 @@ use futures::stream::BoxStream;
 
 use super::{Act, Database, items, unaudited};
 use crate::{
+    health::{Condition, Problem},
     key::{Actor, FieldPath},
     keyring::Purpose,
     model::Model,
@@ -38,6 +39,12 @@ impl Source for Database {
     fn encryption(&self) -> Option<String> {
         let version = self.place.keyring.newest(Purpose::Encryption).ok()?;
         Some(format!("AES-256-GCM, key {}", version.0))
+    }
+
+    fn condition(&self) -> Condition {
+        let Some(state) = self.backup_state() else { return Condition::default() };
+        let problem = state.error.map(|text| Problem { reason: "backup".to_owned(), text });
+        Condition { problem, facts: [("backup_line", state.line.to_string())].into() }
     }
 
     async fn reveal(&self, model: &Model, places: &[FieldPath], actor: &Actor) -> Result<(), SourceError> {

@@ -8,6 +8,7 @@ use super::envelope::{BadEnvelope, Envelope, Head, KeyId, LIMIT, Payload, Public
 use crate::{
     key::{FieldPath, Key},
     model::{Model, SchemaVersion},
+    schema::{Extent, faults},
     source::Document,
 };
 
@@ -104,6 +105,17 @@ pub enum Refusal {
         /// The program's.
         own: SchemaVersion,
     },
+    /// Values that the model cannot have.
+    #[error(
+        "the update is refused: its values of {key} do not fit this program: {why}. Correct them, and sign it again with \
+         a higher epoch"
+    )]
+    Unfit {
+        /// The model.
+        key: Key,
+        /// Each place, with what belongs there and the type of what is there; never a value.
+        why: String,
+    },
     /// A secret that everybody on the way could read.
     #[error(
         "the update is refused: it has the secret {place} of {key} in plain text. Seal it to its recipients, and change \
@@ -132,8 +144,15 @@ impl Refusal {
             Self::PayloadHash => "payload_hash",
             Self::Recipient => "recipient",
             Self::SchemaVersion { .. } => "schema_version",
+            Self::Unfit { .. } => "unfit",
             Self::PlainSecret { .. } => "plain_secret",
         }
+    }
+
+    /// Whether somebody who is not trusted made or changed it, as far as can be told.
+    #[must_use]
+    pub fn is_forgery(&self) -> bool {
+        matches!(self, Self::UnknownKey { .. } | Self::Signature { .. } | Self::PayloadHash)
     }
 }
 
@@ -222,6 +241,11 @@ impl Trust {
                 && let Some(place) = plain_secret(model, &item.values)
             {
                 return Err(Refusal::PlainSecret { key: item.key.clone(), place: place.to_string() });
+            }
+            let faults = faults(model.schema.as_value(), &item.values, Extent::Part);
+            if !faults.is_empty() {
+                let faults: Vec<_> = faults.iter().take(8).map(ToString::to_string).collect();
+                return Err(Refusal::Unfit { key: item.key.clone(), why: faults.join("; ") });
             }
         }
         Ok(payload)

@@ -3,15 +3,27 @@
 use std::{fs, path::Path, sync::atomic::Ordering};
 
 use harmony_config::{
-    ConfigManager, Environment, Secret, chain::Answer, health::Status, keyring::Keyring,
+    Config, ConfigManager, Environment, Secret, chain::Answer, health::Status, keyring::Keyring,
     last_known_good::LastKnownGood,
 };
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{Switch, Vlan, kept::Kept};
 
 fn vlan(id: u16) -> Vlan {
     let switch = Some(Switch { host: "h".to_owned(), password: Secret::new("canary-4".to_owned()) });
     Vlan { id, name: "n".to_owned(), mtu: 1400, tags: Vec::new(), switch }
+}
+
+/// Another model.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, Config)]
+struct Other {
+    text: String,
+}
+
+fn keyring(folder: &Path) -> Keyring {
+    Keyring::open(&folder.join("keys")).unwrap()
 }
 
 fn start(folder: &Path, variables: &[(&str, &str)]) -> (ConfigManager, Kept) {
@@ -84,6 +96,46 @@ async fn a_file_that_was_tampered_with_is_set_aside_and_reported() {
     manager.metrics().register(&mut registry);
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-    assert!(text.contains("harmony_config_signature_failures_total{source=\"last-known-good\"} 1"), "{text}");
+    assert!(
+        text.contains(
+            "harmony_config_signature_failures_total{source=\"last-known-good\",reason=\"refused\"} 1"
+        ),
+        "{text}"
+    );
     assert!(text.contains("harmony_config_reads_total{source=\"sqlite\",outcome=\"Gave\"} 1"), "{text}");
+}
+
+#[tokio::test]
+async fn a_program_that_starts_writes_the_last_known_good_file_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.lkg.json");
+    let build = || ConfigManager::builder().database_in(folder.path(), "test").unwrap().build();
+    let unseen = ConfigManager::builder()
+        .database_in(folder.path(), "test")
+        .unwrap()
+        .last_known_good(LastKnownGood::open(&folder.path().join("other"), keyring(folder.path())).unwrap())
+        .build();
+    unseen.set(&vlan(1)).await.unwrap();
+    unseen.set(&Other { text: "t".to_owned() }).await.unwrap();
+    build().require_all().of::<Vlan>().of::<Other>().check().await.unwrap();
+    let kept = LastKnownGood::open(&file, keyring(folder.path())).unwrap().for_owner("test");
+    assert_eq!(kept.generation().unwrap(), 1, "both models in one write");
+    assert!(kept.recall("sqlite", &super::model()).unwrap().is_some());
+    build().require_all().of::<Vlan>().of::<Other>().check().await.unwrap();
+    assert_eq!(kept.generation().unwrap(), 1, "nothing changed");
+}
+
+#[tokio::test]
+async fn services_that_share_a_folder_do_not_stand_in_for_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let build = |name: &str| ConfigManager::builder().database_in(folder.path(), name).unwrap().build();
+    build("one").set(&vlan(1)).await.unwrap();
+    build("two").set(&vlan(2)).await.unwrap();
+    for (name, id) in [("one", 1), ("two", 2)] {
+        build(name).get::<Vlan>().await.unwrap();
+        let keyring = keyring(folder.path());
+        let file = LastKnownGood::open(&folder.path().join("config.lkg.json"), keyring).unwrap();
+        let recalled = file.for_owner(name).recall("sqlite", &super::model()).unwrap().unwrap();
+        assert_eq!(recalled.layer.values["id"], id);
+    }
 }
