@@ -252,7 +252,7 @@ async fn a_signed_update_is_taken_and_a_forged_one_refused_with_its_reason_for_a
         harmony_config::updates::Settings {
             file: folder.path().join("state/updates.json"),
             audience: "shop".to_owned(),
-            trusted: vec![trusted.clone()],
+            trusted: vec![trusted],
             models: Vec::new(),
         },
         keyring("state/keys"),

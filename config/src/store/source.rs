@@ -15,6 +15,7 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 
 use super::{Metadata, Store, StorePath};
 use crate::{
+    health::Condition,
     key::Actor,
     model::{Model, SchemaVersion},
     source::{Change, Layer, Source, SourceError},
@@ -144,6 +145,13 @@ impl Source for StoreSource {
 
     fn encryption(&self) -> Option<String> {
         Some("by the store itself".to_owned())
+    }
+
+    fn condition(&self) -> Condition {
+        let back = self.went_back().into_iter();
+        let back: Vec<_> = back.map(|(path, seen, now)| format!("{path} from {seen} to {now}")).collect();
+        let facts = (!back.is_empty()).then(|| ("went_back", back.join(", ")));
+        Condition { problem: None, facts: facts.into_iter().collect() }
     }
 
     async fn read(&self, model: &Model) -> Result<Option<Layer>, SourceError> {

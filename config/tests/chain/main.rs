@@ -9,6 +9,7 @@ mod file;
 mod kept;
 mod outside;
 mod reading;
+mod store;
 mod telling;
 mod watching;
 mod writing;
