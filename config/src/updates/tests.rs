@@ -478,3 +478,39 @@ proptest! {
         }
     }
 }
+
+#[derive(Clone, serde::Serialize, serde::Deserialize, schemars::JsonSchema, crate::Config)]
+struct Door {
+    open: bool,
+    #[serde(default)]
+    codes: Vec<crate::Secret<String>>,
+}
+
+#[tokio::test]
+async fn values_that_the_model_cannot_have_are_refused_as_a_whole_and_never_repeated() {
+    let place = Place::new();
+    let door = Model::of::<Door>().unwrap();
+    let settings = Settings { models: vec![model("Vlan"), door.clone()], ..place.settings() };
+    let updates = Updates::open(settings, place.keyring.clone()).unwrap();
+    let recipient = updates.recipient().unwrap();
+    let draft = |epoch, value: Value| {
+        let items =
+            vec![Item::new(&model("Vlan"), document(json!({ "id": 1 }))), Item::new(&door, document(value))];
+        Draft { items, recipients: vec![recipient.clone()], ..draft(epoch, json!({})) }
+    };
+    for (wrong, at) in [
+        (json!({ "open": CANARY }), "open: expected true or false, found text"),
+        (json!({ "codes": [[CANARY]] }), "codes.0"),
+        (json!({ "opne": true }), "did you mean open?"),
+    ] {
+        let refused = refusal(&updates, &place.sign(draft(1, wrong)));
+        assert_eq!(refused.reason(), "unfit");
+        let text = format!("{refused} {refused:?}");
+        assert!(text.contains(at) && !text.contains(CANARY), "{text}");
+        assert!(!refused.is_forgery());
+        assert_eq!(id(&updates).await, None, "the other item is not taken, either");
+    }
+    // A part is enough: other sources have the rest. And the epoch of what was refused is not used up.
+    updates.accept(&place.sign(draft(1, json!({ "codes": ["1"] })))).unwrap();
+    assert_eq!(id(&updates).await, Some(1));
+}
