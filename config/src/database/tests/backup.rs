@@ -239,11 +239,15 @@ async fn a_backup_that_fails_fails_no_write_and_catches_up() {
     kept.fixture.set("A", json!({ "n": 3 })).await;
     let told = kept.fixture.database.backup_state().unwrap();
     assert!(told.line == 1 && told.error.is_some(), "{told:?}");
+    let condition = kept.fixture.database.condition();
+    assert!(condition.problem.is_some_and(|problem| problem.reason == "backup"), "health needs a person");
     fs::remove_file(kept.folder()).unwrap();
     fs::rename(away, kept.folder()).unwrap();
     kept.fixture.set("A", json!({ "n": 4 })).await;
     let told = kept.fixture.database.backup_state().unwrap();
     assert!(told.line == 4 && told.error.is_none(), "{told:?}");
+    let condition = kept.fixture.database.condition();
+    assert_eq!((condition.problem, condition.facts["backup_line"].as_str()), (None, "4"));
     let (database, _) = kept.restored(Until::Line(2), "2.db").unwrap();
     assert_eq!(state(&database).await[0].1["n"], 2);
 }
