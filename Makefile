@@ -80,6 +80,11 @@ bench: install ## Measure start times, memory and rates
 	@e2e/tools/build.sh kubernetes nats kwok
 	cargo build --release --workspace --bins
 	cargo run --release --package e2e --bin fleet-bench
+	@$(MAKE) bench-config
+
+.PHONY: bench-config
+bench-config: ## Measure the settings library alone, beside figment and config
+	cargo bench --package harmony-config --bench settings
 
 ##@ Build it
 
