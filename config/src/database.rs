@@ -1,16 +1,17 @@
 //! Settings in an SQLite database, with their history, an audit log, and backups.
 //!
 //! ```text
-//!  Database ──jobs──▶ thread ─▶ connection ─▶ config.db (WAL)          head: how far the log goes,
-//!  (any clone,         (one)     │  read: head, then one view           in the folder of the keys
-//!   any task)                    └─ write: one transaction ─ item, its line, its contents ─ head ─ COMMIT
+//!  Database ──reads──▶ thread ─▶ connection ─▶ config.db (WAL)         head: how far the log goes,
+//!  (any clone,                    └─ head, then one view                in the folder of the keys
+//!   any task) ─writes─▶ thread ─▶ connection
+//!                                 └─ one transaction ─ item, its line, its contents ─ head ─ COMMIT
 //!                                                                                └─▶ backup folder
 //! ```
 //!
 //! | module | owns |
 //! |---|---|
 //! | `schema` | tables, triggers, migrations |
-//! | `thread` | the thread that has the connection |
+//! | `thread` | the threads that have the connections |
 //! | `connection` | pragmas, transactions |
 //! | `head` | how far the log goes, outside of the database |
 //! | `chain` | lines of the audit log |
@@ -25,7 +26,8 @@
 //! | `restore` | a new database from it, as it was at a time |
 //! | `source` | the database as a source of the chain |
 //!
-//! Tasks share one connection; processes share the file, by SQLite's locks. It never keeps a secret that is not
+//! Tasks share two connections, one for reads and one for writes, so that no read waits for another task's disk;
+//! processes share the file, by SQLite's locks. It never keeps a secret that is not
 //! sealed, never writes without a line in the log, and never makes a new database of one that it cannot read.
 
 mod backup;
@@ -112,11 +114,15 @@ pub fn default_path() -> Option<PathBuf> {
     directories::BaseDirs::new().map(|dirs| dirs.data_dir().join("harmony/config/config.db"))
 }
 
-/// A database of settings. Clones share the connection, which is closed with the last.
+/// A database of settings. Clones share the connections, which are closed with the last. A read sees every write that
+/// has returned, and does not wait for those that have not.
 #[derive(Debug, Clone)]
 pub struct Database {
     place: Arc<Place>,
+    /// Has the connection that writes.
     thread: Thread,
+    /// Has the one that reads: a write waits for the disk, and who reads must not wait for that.
+    reader: Thread,
     shared: Arc<Shared>,
 }
 
@@ -133,7 +139,7 @@ impl Database {
     /// When it cannot be read or made, belongs to other keys, or is older than this machine has seen.
     pub fn open(path: &Path, keyring: Keyring, options: Options) -> Result<Self, DatabaseError> {
         let database = Self::lazy(path, keyring, options)?;
-        database.thread.run_blocking(|opened, place| opened.read(place, |_| Ok(())))?;
+        database.reader.run_blocking(|opened, place| opened.read(place, |_| Ok(())))?;
         Ok(database)
     }
 
@@ -145,9 +151,12 @@ impl Database {
         check_service(&options.service)?;
         let place = Arc::new(Place::new(path, keyring, options));
         let changed = Arc::new(watch::Sender::new(0));
-        let thread = Thread::start(Arc::clone(&place), Arc::clone(&changed))
-            .map_err(|source| error::file_error(path, "opened, for want of a thread", source))?;
-        Ok(Self { place, thread, shared: Arc::new(Shared { changed, watcher: Mutex::new(None) }) })
+        let start = |name| {
+            Thread::start(name, Arc::clone(&place), Arc::clone(&changed))
+                .map_err(|source| error::file_error(path, "opened, for want of a thread", source))
+        };
+        let (thread, reader) = (start("settings")?, start("settings-read")?);
+        Ok(Self { place, thread, reader, shared: Arc::new(Shared { changed, watcher: Mutex::new(None) }) })
     }
 
     /// The file.
@@ -167,6 +176,7 @@ impl Database {
     /// # Errors
     /// [`DatabaseError::Ended`].
     pub async fn close(&self) -> Result<(), DatabaseError> {
+        self.reader.close().await?;
         self.thread.close().await
     }
 
@@ -176,7 +186,7 @@ impl Database {
     /// When one of them cannot be read or was changed by hand.
     pub async fn load(&self) -> Result<BTreeMap<Key, Layer>, DatabaseError> {
         let service = self.service().to_owned();
-        let load = self.thread.run(move |opened, place| {
+        let load = self.reader.run(move |opened, place| {
             opened.read(place, |view| {
                 let layer = |stored: items::Stored| {
                     let layer = Layer {
@@ -204,7 +214,7 @@ impl Database {
     /// When the database cannot be read.
     pub async fn list(&self, service: Option<&str>) -> Result<Vec<Item>, DatabaseError> {
         let service = service.map(str::to_owned);
-        let list = self.thread.run(move |opened, place| {
+        let list = self.reader.run(move |opened, place| {
             opened.read(place, |view| {
                 Ok(items::all(view, service.as_deref())?.into_iter().map(items::Stored::shown).collect())
             })
@@ -230,7 +240,7 @@ impl Database {
     /// # Errors
     /// When the database cannot be read.
     pub async fn epochs(&self) -> Result<BTreeMap<String, u64>, DatabaseError> {
-        self.thread.run(|opened, place| opened.read(place, |view| items::epochs(view))).await
+        self.reader.run(|opened, place| opened.read(place, |view| items::epochs(view))).await
     }
 
     /// Shows an item with its secrets to a person. The line that tells of it is written first; without it nothing is

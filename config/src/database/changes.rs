@@ -153,7 +153,7 @@ impl Listener {
             let (service, key) = (self.database.service().to_owned(), self.key.clone());
             let look = self
                 .database
-                .thread
+                .reader
                 .run(move |opened, place| opened.read(place, |view| items::revision(view, &service, &key)));
             let revision = look.await.ok();
             if revision.is_none() || revision != self.seen {

@@ -1,7 +1,7 @@
-//! The one connection: how it is opened, and what holds for every read and every write through it.
+//! A connection: how it is opened, and what holds for every read and every write through it.
 //!
 //! It owns the pragmas, the transactions and the comparison of the log's end with the head. What stands in the tables
-//! is its callers' business. Everything here blocks; it runs on the thread of [`super::thread`] only.
+//! is its callers' business. Everything here blocks; it runs on the threads of [`super::thread`] only.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -14,6 +14,7 @@ use std::{
 
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::{
     Options,
@@ -38,6 +39,8 @@ pub(crate) struct Place {
     pub keyring: Keyring,
     pub options: Options,
     backup: Mutex<BackupState>,
+    /// One connection after the other is opened: what makes the file has closed it before SQLite opens it.
+    opening: Mutex<()>,
 }
 
 /// An open connection.
@@ -50,7 +53,7 @@ pub(crate) struct Opened {
 
 impl Place {
     pub(crate) fn new(path: &Path, keyring: Keyring, options: Options) -> Self {
-        Self { path: path.to_owned(), keyring, options, backup: Mutex::default() }
+        Self { path: path.to_owned(), keyring, options, backup: Mutex::default(), opening: Mutex::default() }
     }
 
     pub(crate) fn backup_state(&self) -> MutexGuard<'_, BackupState> {
@@ -60,6 +63,7 @@ impl Place {
     /// Opens the database; makes it, and its folders, where there is none. Where nothing can be written, what is there
     /// can still be read.
     pub(crate) fn open(&self) -> Result<Opened, Fault> {
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         match self.open_writable() {
             Err(fault) if self.is_unwritable(&fault) && self.path.exists() => match self.open_readable() {
                 Ok(opened) => Ok(opened),
@@ -87,11 +91,13 @@ impl Place {
         }
         // SQLite gives -wal and -shm the mode of this file.
         let mut file = OpenOptions::new();
-        file.read(true).write(true).mode(0o600);
-        let was_there = match file.clone().create_new(true).open(&self.path) {
+        file.read(true).write(true).create_new(true).mode(0o600);
+        let was_there = match file.open(&self.path) {
             Ok(_) => false,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                file.open(&self.path).map_err(written)?;
+                // Asked, not opened: to close it would end the locks of this process' other connection.
+                accessat(CWD, &self.path, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS)
+                    .map_err(|error| written(error.into()))?;
                 true
             }
             Err(error) => return Err(written(error)),

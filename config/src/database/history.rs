@@ -219,7 +219,7 @@ impl Database {
     /// When the database cannot be read.
     pub async fn history(&self, filter: &Filter) -> Result<Vec<Entry>, DatabaseError> {
         let filter = filter.clone();
-        self.thread.run(move |opened, place| opened.read(place, |view| lines(view, &filter))).await
+        self.reader.run(move |opened, place| opened.read(place, |view| lines(view, &filter))).await
     }
 
     /// An item as it was at this revision, without its secrets; `None`: it was not there.
@@ -233,7 +233,7 @@ impl Database {
         revision: u64,
     ) -> Result<Option<Item>, DatabaseError> {
         let (service, key) = (service.to_owned(), key.clone());
-        let version = self.thread.run(move |opened, place| {
+        let version = self.reader.run(move |opened, place| {
             opened.read(place, |view| match then(view, &service, &key, revision)? {
                 Then::Absent => Ok(None),
                 Then::Forgotten => Err(forgotten(view, &service, &key, revision)?),
@@ -252,7 +252,7 @@ impl Database {
     /// When the database cannot be read, or values of that time were changed by hand.
     pub async fn snapshot(&self, service: &str, revision: u64) -> Result<Snapshot, DatabaseError> {
         let service = service.to_owned();
-        let snapshot = self.thread.run(move |opened, place| {
+        let snapshot = self.reader.run(move |opened, place| {
             opened.read(place, |view| {
                 let (mut items, mut forgotten) = (BTreeMap::new(), Vec::new());
                 for key in keys(view, &service)? {
@@ -297,7 +297,7 @@ impl Database {
     /// # Errors
     /// When the database cannot be read.
     pub async fn written_at(&self, revision: u64) -> Result<Option<Timestamp>, DatabaseError> {
-        let look = self.thread.run(move |opened, place| {
+        let look = self.reader.run(move |opened, place| {
             opened.read(place, |view| {
                 let at: Option<i64> = view
                     .query_row(

@@ -65,7 +65,7 @@ impl Source for Database {
 
     async fn read(&self, model: &Model) -> Result<Option<Layer>, SourceError> {
         let (service, key) = (self.service().to_owned(), model.key.clone());
-        let read = self.thread.run(move |opened, place| {
+        let read = self.reader.run(move |opened, place| {
             opened.read(place, |view| {
                 let Some(stored) = items::get(view, &service, &key)? else { return Ok(None) };
                 let values = stored.open(&place.keyring)?;

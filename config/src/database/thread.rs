@@ -1,4 +1,4 @@
-//! The thread that has the connection. Who asks it awaits the answer; no runtime's thread ever waits for a disk.
+//! A thread that has a connection: one for reads, one for writes. Who asks it awaits the answer; no runtime's thread ever waits for a disk.
 
 use std::{
     path::PathBuf,
@@ -30,10 +30,14 @@ struct Keeper {
 
 impl Thread {
     /// Starts it. The database is opened with the first job, and again when that failed or the file is another one.
-    pub(crate) fn start(place: Arc<Place>, changed: Arc<watch::Sender<u64>>) -> std::io::Result<Self> {
+    pub(crate) fn start(
+        name: &str,
+        place: Arc<Place>,
+        changed: Arc<watch::Sender<u64>>,
+    ) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let path = place.path.clone();
-        std::thread::Builder::new().name("settings".to_owned()).spawn(move || {
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let mut keeper = Keeper { place, opened: None, changed };
             for job in queue {
                 job(&mut keeper);
