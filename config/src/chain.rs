@@ -287,11 +287,14 @@ impl ConfigManager {
     }
 
     async fn try_get<T: Config>(&self, known: &Arc<Known>) -> Result<T, ConfigError> {
-        let resolution = self.inner.resolve(known, Reach::UntilComplete).await?;
-        let values = serde_json::Value::Object(resolution.merged.values.clone());
+        let mut resolution = self.inner.resolve(known, Reach::UntilComplete).await?;
+        let values = serde_json::Value::Object(std::mem::take(&mut resolution.merged.values));
         // Nearly always all is well; what is wrong, and where, takes longer to say.
         if let Some(value) = known.good(&values) {
             return Ok(value);
+        }
+        if let serde_json::Value::Object(values) = values {
+            resolution.merged.values = values;
         }
         self.inner.complete(known, &resolution)?;
         known.parse(&resolution.merged.values).map_err(|faults| Inner::unfit(known, &resolution, faults))

@@ -6,10 +6,12 @@ mod bounds;
 mod faults;
 mod place;
 mod secrets;
+mod shape;
 mod version;
 
 pub use bounds::Bounds;
 pub use faults::{Extent, Fault, FaultKind, faults};
 pub use place::{Place, Step, json_type};
 pub(crate) use secrets::{mark_secret, secrets};
+pub(crate) use shape::Shape;
 pub use version::version;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     key::{FieldPath, Key},
     model::{Config, Migration, Model, ModelError},
-    schema::{Bounds, Extent, Fault, FaultKind, Step, faults, json_type},
+    schema::{Bounds, Extent, Fault, FaultKind, Shape, Step, faults, json_type},
     source::{Document, value_at},
 };
 
@@ -21,6 +21,7 @@ pub(crate) struct Known {
     pub model: Model,
     pub migrations: Vec<Migration>,
     bounds: Bounds,
+    shape: Shape,
     judge: fn(&Model, &Value) -> Option<Fault>,
     type_name: &'static str,
     type_id: TypeId,
@@ -31,6 +32,7 @@ impl Known {
         let model = Model::of::<T>()?;
         Ok(Self {
             bounds: Bounds::of(model.schema.as_value()),
+            shape: Shape::of(model.schema.as_value()),
             model,
             migrations: T::migrations(),
             judge: |model, values| parsed::<T>(model, values).err(),
@@ -42,7 +44,8 @@ impl Known {
     /// The value of the type, if nothing at all is wrong. The values have no unknown fields.
     pub fn good<T: Config>(&self, values: &Value) -> Option<T> {
         let value = T::deserialize(values).ok()?;
-        self.bounds.hold(values).then_some(value)
+        let fits = values.as_object().is_some_and(|values| self.shape.fits(values, Extent::Whole));
+        (fits && self.bounds.hold(values)).then_some(value)
     }
 
     /// The value of the type; or everything that is wrong.
@@ -75,7 +78,10 @@ impl Known {
 
     /// What the schema's types and names say.
     pub fn types(&self, values: &Document, extent: Extent) -> Vec<Fault> {
-        faults(self.model.schema.as_value(), values, extent)
+        match self.shape.fits(values, extent) {
+            true => Vec::new(),
+            false => faults(self.model.schema.as_value(), values, extent),
+        }
     }
 }
 
@@ -109,6 +115,19 @@ fn parsed<T: Config>(model: &Model, values: &Value) -> Result<T, Fault> {
     Err(Fault { place, kind: FaultKind::Unfit, expected, found })
 }
 
+/// What depends on the type alone is made once, also for several managers.
+fn of_this_program<T: Config>() -> Result<Arc<Known>, ModelError> {
+    static MADE: RwLock<BTreeMap<TypeId, Arc<Known>>> = RwLock::new(BTreeMap::new());
+    let id = TypeId::of::<T>();
+    if let Some(known) = MADE.read().unwrap_or_else(PoisonError::into_inner).get(&id) {
+        return Ok(known.clone());
+    }
+    let known = Arc::new(Known::of::<T>()?);
+    let mut made = MADE.write().unwrap_or_else(PoisonError::into_inner);
+    // Another task may have been faster.
+    Ok(made.entry(id).or_insert(known).clone())
+}
+
 /// All known models.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
@@ -128,7 +147,7 @@ impl Registry {
         if let Some(known) = self.inner.read().unwrap_or_else(PoisonError::into_inner).by_type.get(&id) {
             return Ok(known.clone());
         }
-        let known = Arc::new(Known::of::<T>()?);
+        let known = of_this_program::<T>()?;
         let mut tables = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         let key = known.model.key.clone();
         if let Some(other) = tables.by_key.get(&key) {

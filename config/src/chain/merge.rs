@@ -41,7 +41,11 @@ impl Merged {
     ) {
         for (name, value) in layer {
             let path = path.join(name);
-            match (into.get_mut(name), value, merges(place, name)) {
+            let here = into.get_mut(name);
+            // Only tables merge; what is none need not be looked up.
+            let is_table = value.is_object() || here.as_ref().is_some_and(|here| here.is_object());
+            let inner = if is_table { merges(place, name) } else { None };
+            match (here, value, inner) {
                 (Some(Value::Object(table)), Value::Object(lower), Some(inner)) => {
                     if !self.closed.contains(&path) {
                         self.fill(inner, table, lower, &path, number);

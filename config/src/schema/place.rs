@@ -50,6 +50,11 @@ impl<'s> Place<'s> {
         Self { root: schema, here: schema }
     }
 
+    /// Tells the places of one schema apart.
+    pub(super) fn address(self) -> *const Value {
+        self.here
+    }
+
     fn at(self, here: &'s Value) -> Self {
         Self { root: self.root, here }
     }
@@ -63,25 +68,38 @@ impl<'s> Place<'s> {
 
     fn collect(self, schema: &'s Value, parts: &mut Vec<&'s Value>, depth: usize) {
         parts.push(schema);
-        if depth == DEPTH {
-            return;
+        let (Value::Object(keywords), true) = (schema, depth < DEPTH) else { return };
+        let (mut reference, mut all, mut any, mut one) = (None, None, None, None);
+        // Once through what is there, which mostly is little: this is asked for every field with every read.
+        for (keyword, value) in keywords {
+            match keyword.as_str() {
+                "$ref" => reference = value.as_str(),
+                "allOf" => all = value.as_array(),
+                "anyOf" => any = value.as_array(),
+                "oneOf" => one = value.as_array(),
+                _ => {}
+            }
         }
-        if let Some(target) = schema
-            .get("$ref")
-            .and_then(Value::as_str)
-            .and_then(|reference| reference.strip_prefix('#').and_then(|pointer| self.root.pointer(pointer)))
-        {
+        if let Some(target) = reference.and_then(|reference| self.target(reference)) {
             self.collect(target, parts, depth + 1);
         }
-        for part in schema.get("allOf").and_then(Value::as_array).into_iter().flatten() {
+        for part in all.into_iter().flatten() {
             self.collect(part, parts, depth + 1);
         }
-        for keyword in ["anyOf", "oneOf"] {
-            let branches = schema.get(keyword).and_then(Value::as_array);
-            let mut rest = branches.into_iter().flatten().filter(|branch| !is_null(branch));
+        for branches in [any, one].into_iter().flatten() {
+            let mut rest = branches.iter().filter(|branch| !is_null(branch));
             if let (Some(only), None) = (rest.next(), rest.next()) {
                 self.collect(only, parts, depth + 1);
             }
+        }
+    }
+
+    fn target(self, reference: &str) -> Option<&'s Value> {
+        let pointer = reference.strip_prefix('#')?;
+        match pointer.strip_prefix("/$defs/") {
+            // As schemars writes them.
+            Some(name) if !name.contains(['/', '~']) => self.root.get("$defs")?.get(name),
+            _ => self.root.pointer(pointer),
         }
     }
 
@@ -224,8 +242,10 @@ impl<'s> Place<'s> {
     pub fn fields(self) -> Vec<(&'s str, Self)> {
         let mut fields: Vec<(&str, Self)> = Vec::new();
         for part in self.parts() {
+            // Names of one part are different ones.
+            let before = fields.len();
             for (name, field) in part.get("properties").and_then(Value::as_object).into_iter().flatten() {
-                if fields.iter().all(|(known, _)| known != name) {
+                if fields[..before].iter().all(|(known, _)| known != name) {
                     fields.push((name, self.at(field)));
                 }
             }
