@@ -16,6 +16,9 @@ pub struct Report {
     pub idle: Option<Idle>,
 }
 
+/// What is read, in how long by the three, and which figure of that.
+type Compared<'t> = (&'static str, [&'t Times; 3], fn(&Times) -> f64);
+
 /// One line: what, figures, the aim.
 type Row = Vec<String>;
 
@@ -95,17 +98,17 @@ fn layered_rows(layered: &Layered) -> Vec<Row> {
     let head = "Defaults < TOML file < environment, µs";
     let mut rows = vec![row([head, "ours", "figment", "config", "ours/figment", "ours/config", "aim"])];
     let (figment, config, first) = (&layered.figment, &layered.config, &layered.first);
-    let lines: [(&str, &Times, &Times, &Times, fn(&Times) -> f64); 7] = [
-        ("read, p50", &layered.ours, figment, config, |times| times.p50),
-        ("read, mean", &layered.ours, figment, config, |times| times.mean),
-        ("read, p95", &layered.ours, figment, config, |times| times.p95),
-        ("read with a chain of its own, p50", &layered.ours_anew, figment, config, |times| times.p50),
-        ("read with a chain of its own, p95", &layered.ours_anew, figment, config, |times| times.p95),
-        ("first read of a process, p50", &first.ours, &first.figment, &first.config, |times| times.p50),
-        ("first read of a process, p95", &first.ours, &first.figment, &first.config, |times| times.p95),
+    let lines: [Compared<'_>; 7] = [
+        ("read, p50", [&layered.ours, figment, config], |times| times.p50),
+        ("read, mean", [&layered.ours, figment, config], |times| times.mean),
+        ("read, p95", [&layered.ours, figment, config], |times| times.p95),
+        ("read with a chain of its own, p50", [&layered.ours_anew, figment, config], |times| times.p50),
+        ("read with a chain of its own, p95", [&layered.ours_anew, figment, config], |times| times.p95),
+        ("first read of a process, p50", [&first.ours, &first.figment, &first.config], |times| times.p50),
+        ("first read of a process, p95", [&first.ours, &first.figment, &first.config], |times| times.p95),
     ];
-    for (what, ours, figment, config, of) in lines {
-        let (ours, figment, config) = (of(ours), of(figment), of(config));
+    for (what, times, of) in lines {
+        let [ours, figment, config] = times.map(of);
         let ratio = |theirs: f64| format!("{:.2}", ours / theirs);
         rows.push(row([
             what,

@@ -110,6 +110,10 @@ impl Environment {
         let fields = self.fields(model);
         let mut found = Vec::new();
         let mut take = |name: OsString, value: OsString| -> Result<(), SourceError> {
+            // Nearly all variables are somebody else's.
+            if !name.as_encoded_bytes().starts_with(self.prefix.as_bytes()) {
+                return Ok(());
+            }
             let shown = name.to_string_lossy();
             let path = if whole.as_deref() == Some(&*shown) {
                 Vec::new()
@@ -126,7 +130,9 @@ impl Environment {
         };
         match &self.variables {
             Some(variables) => {
-                variables.iter().try_for_each(|(name, value)| take(name.clone(), value.clone()))?;
+                let ours = |name: &OsString| name.as_encoded_bytes().starts_with(self.prefix.as_bytes());
+                let mut ours = variables.iter().filter(|(name, _)| ours(name));
+                ours.try_for_each(|(name, value)| take(name.clone(), value.clone()))?;
             }
             None => std::env::vars_os().try_for_each(|(name, value)| take(name, value))?,
         }
@@ -207,6 +213,15 @@ fn plain(name: &str) -> String {
     name.replace('-', "_").to_lowercase()
 }
 
+/// Whether both are the same name, as names of fields are compared.
+fn same(one: &str, other: &str) -> bool {
+    if one.is_ascii() && other.is_ascii() {
+        let plain = |letter: u8| if letter == b'-' { b'_' } else { letter.to_ascii_lowercase() };
+        return one.bytes().map(plain).eq(other.bytes().map(plain));
+    }
+    plain(one) == plain(other)
+}
+
 /// Finds the fields that the parts of a variable's name mean.
 fn locate<'m>(
     model: &'m Model,
@@ -220,8 +235,7 @@ fn locate<'m>(
             found = found.join(&name.to_lowercase());
             continue;
         };
-        let fields: Vec<_> =
-            place.fields().into_iter().filter(|(field, _)| plain(field) == plain(name)).collect();
+        let fields: Vec<_> = place.fields().into_iter().filter(|(field, _)| same(field, name)).collect();
         (found, here) = match fields.as_slice() {
             // Through `step`, which knows when one name means several things.
             [(field, _)] => (found.join(field), place.step(field)),

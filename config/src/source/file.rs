@@ -22,6 +22,8 @@ use crate::{
 
 /// Largest file: settings are no place for data, and all of it is kept in memory.
 const LIMIT: u64 = 1 << 20;
+/// Largest file that is read without another thread.
+const CACHED: usize = 64 * 1024;
 /// How often files are looked at for changes. Polled: mounted ConfigMaps change by a symbolic link two levels up, and
 /// network file systems tell nobody.
 const LOOK: Duration = Duration::from_secs(1);
@@ -98,6 +100,10 @@ impl Source for File {
     async fn read(&self, model: &Model) -> Result<Option<Layer>, SourceError> {
         let candidates = self.candidates(model);
         let must_exist = matches!(self.at, At::Named { .. }) && !candidates.is_empty();
+        // Nearly always all of it is in memory, and to send it to another thread would take longer than to read it.
+        if let Some(layer) = read_cached(&candidates, must_exist) {
+            return layer;
+        }
         // A file system may be slow, or gone.
         let read = tokio::task::spawn_blocking(move || read_one(&candidates, must_exist));
         read.await.map_err(|error| SourceError::Unavailable {
@@ -142,9 +148,52 @@ fn stamp(path: &Path) -> Option<Stamp> {
 }
 
 fn read_one(candidates: &[PathBuf], must_exist: bool) -> Result<Option<Layer>, SourceError> {
+    let contents: Result<Vec<_>, _> = candidates.iter().map(|path| bytes(path)).collect();
+    choose(candidates, contents?, must_exist)
+}
+
+/// The same without waiting for a disk or a network; `None` where that cannot be.
+fn read_cached(candidates: &[PathBuf], must_exist: bool) -> Option<Result<Option<Layer>, SourceError>> {
+    let contents: Option<Vec<_>> = candidates.iter().map(|path| cached(path)).collect();
+    Some(choose(candidates, contents?, must_exist))
+}
+
+/// What a small file has, if the kernel has both path and content in memory. `Some(None)`: there is no such file.
+fn cached(path: &Path) -> Option<Option<Vec<u8>>> {
+    use rustix::{
+        fs::{CWD, Mode, OFlags, ResolveFlags, openat2},
+        io::{Errno, ReadWriteFlags, preadv2},
+    };
+    // `NONBLOCK`: should it be a pipe. Links in /proc lead anywhere.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let resolve = ResolveFlags::CACHED | ResolveFlags::NO_MAGICLINKS;
+    let file = match openat2(CWD, path, flags, Mode::empty(), resolve) {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Some(None),
+        // Not in memory, or something that the usual way explains.
+        Err(_) => return None,
+    };
+    let (mut content, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        let at = content.len() as u64;
+        let length =
+            preadv2(&file, &mut [io::IoSliceMut::new(&mut buffer)], at, ReadWriteFlags::NOWAIT).ok()?;
+        match length {
+            0 => return Some(Some(content)),
+            _ if content.len() + length > CACHED => return None,
+            _ => content.extend_from_slice(&buffer[..length]),
+        }
+    }
+}
+
+fn choose(
+    candidates: &[PathBuf],
+    contents: Vec<Option<Vec<u8>>>,
+    must_exist: bool,
+) -> Result<Option<Layer>, SourceError> {
     let mut found: Option<(&PathBuf, Vec<u8>)> = None;
-    for path in candidates {
-        let Some(bytes) = bytes(path)? else { continue };
+    for (path, bytes) in candidates.iter().zip(contents) {
+        let Some(bytes) = bytes else { continue };
         if let Some((other, _)) = &found {
             return Err(malformed(
                 path,
