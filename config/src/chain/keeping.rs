@@ -170,8 +170,8 @@ impl ConfigManager {
             Some(layer) => inner.fit(keeper, known, layer, &mut Vec::new())?.0.values,
         };
         let mut values = super::merge::Merged::default();
-        values.add(known.model.root(), 0, fields);
-        values.add(known.model.root(), 1, &there);
+        values.add(&known.shape, 0, fields);
+        values.add(&known.shape, 1, &there);
         let mut values = values.values;
         if let Some(place) = remove {
             super::resolve::take_out(&mut values, place.names());

@@ -21,7 +21,8 @@ pub(crate) struct Known {
     pub model: Model,
     pub migrations: Vec<Migration>,
     bounds: Bounds,
-    shape: Shape,
+    /// Its places, prepared.
+    pub shape: Shape,
     judge: fn(&Model, &Value) -> Option<Fault>,
     type_name: &'static str,
     type_id: TypeId,

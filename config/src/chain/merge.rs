@@ -7,11 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::{
-    key::FieldPath,
-    schema::{Place, Step},
-    source::Document,
-};
+use crate::{key::FieldPath, schema::Shape, source::Document};
 
 /// The merged values, and for each the number of the layer it came from.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -25,15 +21,15 @@ pub(crate) struct Merged {
 
 impl Merged {
     /// Adds a layer below those that are there.
-    pub fn add(&mut self, root: Place<'_>, number: usize, layer: &Document) {
+    pub fn add(&mut self, shape: &Shape, number: usize, layer: &Document) {
         let mut values = std::mem::take(&mut self.values);
-        self.fill(root, &mut values, layer, &FieldPath::root(), number);
+        self.fill((shape, Shape::ROOT), &mut values, layer, &FieldPath::root(), number);
         self.values = values;
     }
 
     fn fill(
         &mut self,
-        place: Place<'_>,
+        (shape, place): (&Shape, usize),
         into: &mut Document,
         layer: &Document,
         path: &FieldPath,
@@ -44,11 +40,11 @@ impl Merged {
             let here = into.get_mut(name);
             // Only tables merge; what is none need not be looked up.
             let is_table = value.is_object() || here.as_ref().is_some_and(|here| here.is_object());
-            let inner = if is_table { merges(place, name) } else { None };
+            let inner = if is_table { shape.merging(place, name) } else { None };
             match (here, value, inner) {
                 (Some(Value::Object(table)), Value::Object(lower), Some(inner)) => {
                     if !self.closed.contains(&path) {
-                        self.fill(inner, table, lower, &path, number);
+                        self.fill((shape, inner), table, lower, &path, number);
                     }
                 }
                 (Some(Value::Object(_)), _, Some(_)) => {
@@ -57,7 +53,7 @@ impl Merged {
                 (Some(_), _, _) => {}
                 (None, Value::Object(table), Some(inner)) if !table.is_empty() => {
                     let mut empty = Document::new();
-                    self.fill(inner, &mut empty, table, &path, number);
+                    self.fill((shape, inner), &mut empty, table, &path, number);
                     into.insert(name.clone(), Value::Object(empty));
                 }
                 (None, value, _) => {
@@ -69,8 +65,8 @@ impl Merged {
     }
 
     /// Whether no further layer could add anything.
-    pub fn is_complete(&self, root: Place<'_>) -> bool {
-        complete(root, &self.values)
+    pub fn is_complete(&self, shape: &Shape) -> bool {
+        shape.is_complete(Shape::ROOT, &self.values)
     }
 
     /// The layer that gave the value at a place, or the first one around it or in it.
@@ -80,24 +76,6 @@ impl Merged {
             .or_else(|| self.from.iter().find(|(known, _)| known.covers(place)).map(|(_, number)| *number))
             .or_else(|| self.from.iter().find(|(known, _)| place.covers(known)).map(|(_, number)| *number))
     }
-}
-
-fn merges<'s>(place: Place<'s>, name: &str) -> Option<Place<'s>> {
-    match place.step(name) {
-        Step::To(inner) if inner.merges() => Some(inner),
-        _ => None,
-    }
-}
-
-fn complete(place: Place<'_>, values: &Document) -> bool {
-    if place.is_map() {
-        return false;
-    }
-    place.fields().iter().all(|(name, inner)| match values.get(*name) {
-        None => false,
-        Some(Value::Object(table)) if inner.merges() => complete(*inner, table),
-        Some(_) => true,
-    })
 }
 
 #[cfg(test)]
@@ -151,10 +129,10 @@ mod tests {
     }
 
     fn merged(layers: &[Document]) -> Merged {
-        let schema = schema();
+        let shape = Shape::of(&schema());
         let mut merged = Merged::default();
         for (number, layer) in layers.iter().enumerate() {
-            merged.add(Place::root(&schema), number, layer);
+            merged.add(&shape, number, layer);
         }
         merged
     }

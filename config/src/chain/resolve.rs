@@ -144,8 +144,7 @@ impl Inner {
         let mut resolution = Resolution { merged: Merged::default(), asked: Vec::new(), unknown: Vec::new() };
         for source in &self.sources {
             let number = resolution.asked.len();
-            let root = known.model.root();
-            if reach == Reach::UntilComplete && number > 0 && resolution.merged.is_complete(root) {
+            if reach == Reach::UntilComplete && number > 0 && resolution.merged.is_complete(&known.shape) {
                 resolution.asked.push(Asked {
                     source: source.clone(),
                     answer: Answer::NotAsked,
@@ -155,7 +154,7 @@ impl Inner {
             }
             let (answer, layer) = self.ask(source, known, &mut resolution.unknown, given).await?;
             if let Some(layer) = &layer {
-                resolution.merged.add(root, number, &layer.values);
+                resolution.merged.add(&known.shape, number, &layer.values);
             }
             resolution.asked.push(Asked { source: source.clone(), answer, layer });
         }

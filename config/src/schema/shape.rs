@@ -35,6 +35,10 @@ struct Prepared {
     range: Option<(i128, i128)>,
     /// One of several shapes, of which serde chooses.
     is_choice: bool,
+    /// Two tables here become one.
+    merges: bool,
+    /// It has members under any name.
+    is_map: bool,
     fields: BTreeMap<String, Leads>,
     /// Where any other name leads.
     other: Leads,
@@ -103,6 +107,8 @@ impl Shape {
             choices: place.choices().map(|choices| choices.into_iter().cloned().collect()),
             range: if alternatives { None } else { place.range() },
             is_choice: alternatives && !place.merges(),
+            merges: place.merges(),
+            is_map: place.is_map(),
             fields: BTreeMap::new(),
             other: Leads::Open,
             required: place.required().into_iter().map(str::to_owned).collect(),
@@ -126,6 +132,33 @@ impl Shape {
             Step::Open => Leads::Open,
             Step::Unknown => Leads::Unknown,
         }
+    }
+
+    /// The whole.
+    pub(crate) const ROOT: usize = 0;
+
+    fn leads(&self, place: usize, name: &str) -> Leads {
+        self.places
+            .get(place)
+            .map_or(Leads::Open, |place| place.fields.get(name).copied().unwrap_or(place.other))
+    }
+
+    /// The place under a name, if tables there become one, as [`Place::merges`] says.
+    pub(crate) fn merging(&self, place: usize, name: &str) -> Option<usize> {
+        match self.leads(place, name) {
+            Leads::To(inner) if self.places[inner].merges => Some(inner),
+            _ => None,
+        }
+    }
+
+    /// Whether every field has a value, so that nothing could be added.
+    pub(crate) fn is_complete(&self, place: usize, values: &Document) -> bool {
+        let Some(here) = self.places.get(place).filter(|place| !place.is_map) else { return false };
+        here.fields.keys().all(|name| match (values.get(name), self.merging(place, name)) {
+            (None, _) => false,
+            (Some(Value::Object(table)), Some(inner)) => self.is_complete(inner, table),
+            (Some(_), _) => true,
+        })
     }
 
     /// Whether nothing is wrong. `false` may be said where it is hard to tell.
