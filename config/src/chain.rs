@@ -237,6 +237,15 @@ impl ConfigManager {
         Ok(self.inner.registry.of::<T>()?.model.key.clone())
     }
 
+    /// Makes a model known by its schema alone, for a program that works on settings of others: its values are judged
+    /// by the schema, and never migrated.
+    ///
+    /// # Errors
+    /// [`ConfigError::Model`] if a type of this program has the key.
+    pub fn register_model(&self, model: crate::Model) -> Result<(), ConfigError> {
+        Ok(self.inner.registry.add(model)?)
+    }
+
     /// Keys of the known models.
     #[must_use]
     pub fn keys(&self) -> Vec<Key> {

@@ -20,6 +20,7 @@
 //! | `history` | lines for people, earlier values, snapshots, rollback |
 //! | `retention` | which earlier values are kept |
 //! | `reseal` | seals everything again after a rotation |
+//! | `schemas` | under which schemas services write |
 //! | `verify` | whether all of it is what was written |
 //! | `changes` | who is told of a change |
 //! | `backup` | a continuous backup in a folder |
@@ -43,6 +44,7 @@ mod rest;
 mod restore;
 mod retention;
 mod schema;
+mod schemas;
 mod source;
 mod thread;
 mod verify;
@@ -65,6 +67,7 @@ pub use self::{
     reseal::Resealed,
     restore::{Restored, Until, restore},
     retention::Retention,
+    schemas::MADE_UP,
     verify::{Finding, Verification},
 };
 use self::{changes::Watcher, connection::Place, thread::Thread};

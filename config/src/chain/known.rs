@@ -15,6 +15,9 @@ use crate::{
     source::{Document, value_at},
 };
 
+/// Stands for the type of a model that has none here.
+struct Untyped;
+
 /// A model and what its type can do.
 #[derive(Debug)]
 pub(crate) struct Known {
@@ -40,6 +43,18 @@ impl Known {
             type_name: std::any::type_name::<T>(),
             type_id: TypeId::of::<T>(),
         })
+    }
+
+    /// A model without its type: only its schema judges values, and nothing migrates them.
+    fn untyped(model: Model) -> Self {
+        Self {
+            bounds: Bounds::of(model.schema.as_value()),
+            model,
+            migrations: Vec::new(),
+            judge: |_, _| None,
+            type_name: "a schema without a type",
+            type_id: TypeId::of::<Untyped>(),
+        }
     }
 
     /// The value of the type, if nothing at all is wrong. The values have no unknown fields.
@@ -161,6 +176,22 @@ impl Registry {
         tables.by_type.insert(id, known.clone());
         tables.by_key.insert(key, known.clone());
         Ok(known)
+    }
+
+    /// Adds a model without its type, in the place of another one without.
+    pub fn add(&self, model: Model) -> Result<(), ModelError> {
+        let known = Arc::new(Known::untyped(model));
+        let mut tables = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        let key = known.model.key.clone();
+        match tables.by_key.get(&key) {
+            Some(other) if other.type_id != known.type_id => {
+                Err(ModelError::Taken { key, first: other.type_name, second: known.type_name })
+            }
+            _ => {
+                tables.by_key.insert(key, known);
+                Ok(())
+            }
+        }
     }
 
     /// By its key.

@@ -20,6 +20,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +67,28 @@ pub struct BackupState {
     pub line: u64,
     /// Why nothing was added the last time; the next attempt adds all that is missing.
     pub error: Option<String>,
+}
+
+impl BackupState {
+    /// How the backup in a folder stands, and when its last line was written; without its database.
+    ///
+    /// # Errors
+    /// [`BackupError::Empty`], or when it cannot be read.
+    pub fn of(folder: &Path) -> Result<(Self, Option<Timestamp>), BackupError> {
+        let empty = || BackupError::Empty { folder: folder.to_owned() };
+        if !folder.is_dir() {
+            return Err(empty());
+        }
+        let newest = copies(folder)?.pop().ok_or_else(empty)?;
+        let log = read_log(&newest.log)?;
+        // Right after a copy there are no lines yet: the copy is as old as its file.
+        let made = || {
+            let at = fs::metadata(&newest.log).and_then(|about| about.modified()).ok()?;
+            Timestamp::try_from(at).ok()
+        };
+        let at = log.records.last().map_or_else(made, |record| Some(record.line.at));
+        Ok((Self { line: log.tail().line, error: None }, at))
+    }
 }
 
 /// Why there is no backup, or nothing of it can be restored.

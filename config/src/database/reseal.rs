@@ -13,6 +13,7 @@ use super::{
     error::{DatabaseError, Fault},
     items,
     rest::{self, Content},
+    schemas,
 };
 use crate::{
     key::{Actor, Key},
@@ -104,6 +105,7 @@ impl Database {
             let done = opened.write(place, &actor, reseal)?;
             // Also if no item had to be written: the head has a MAC, too.
             opened.take_as_it_is(place)?;
+            schemas::reseal(place);
             Ok(done)
         });
         reseal.await

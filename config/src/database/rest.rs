@@ -86,7 +86,7 @@ pub(crate) fn bound(
 }
 
 /// JSON with sorted fields, whatever order the map has.
-fn canonical(value: &Value, to: &mut Vec<u8>) {
+pub(super) fn canonical(value: &Value, to: &mut Vec<u8>) {
     match value {
         Value::Object(fields) => canonical_fields(fields, to),
         Value::Array(items) => {

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
-use super::{Act, Database, items, unaudited};
+use super::{Act, Database, items, schemas, unaudited};
 use crate::{
     health::{Condition, Problem},
     key::{Actor, FieldPath},
@@ -86,7 +86,10 @@ impl Source for Database {
         let (service, model) = (self.service().to_owned(), model.clone());
         let (values, actor, expected) = (change.values.clone(), change.actor.clone(), change.expected);
         let write = self.thread.run(move |opened, place| {
-            opened.write(place, &actor, |writing| items::set(writing, &service, &model, &values, expected))
+            let revision = opened
+                .write(place, &actor, |writing| items::set(writing, &service, &model, &values, expected))?;
+            schemas::keep(place, &service, &model);
+            Ok(revision)
         });
         write.await.map_err(|error| error.into_source_error(NAME))
     }

@@ -6,6 +6,7 @@ mod faults;
 mod history;
 mod items;
 mod rotation;
+mod schemas;
 mod tampering;
 
 use std::path::PathBuf;
