@@ -95,10 +95,26 @@ fn the_callout_knows_neither_side() {
     assert_free_of("callout", &["vk-nats", "device-kubelet", "podman-api"]);
 }
 
+/// Whoever reads settings is not to carry a command line for them, and the command has no service in it.
+#[test]
+fn the_settings_and_their_command_are_apart() {
+    assert_free_of(
+        "harmony-config",
+        &["harmony-config-cli", "clap", "comfy-table", "fleet-wire", "fleet-daemon"],
+    );
+    assert_free_of(
+        "harmony-config-cli",
+        &["fleet-wire", "fleet-daemon", "vk-nats", "device-kubelet", "callout"],
+    );
+}
+
 #[test]
 fn what_runs_does_not_depend_on_what_deploys_or_tests() {
     for member in RUNTIME {
-        assert_free_of(member, &["e2e", "fleet", "proptest", "tempfile", "cargo_metadata"]);
+        assert_free_of(
+            member,
+            &["e2e", "fleet", "harmony-config-cli", "proptest", "tempfile", "cargo_metadata"],
+        );
     }
 }
 
