@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use harmony_config::{
     FieldPath, Key, Model,
     database::{Database, Item, MADE_UP},
-    schema::Step,
+    schema::{Extent, Step, faults},
     source::{Document, put},
 };
 use schemars::Schema;
@@ -83,6 +83,38 @@ impl Described {
         }
     }
 
+    /// Refuses to change a part of values that are stored under another schema and do not fit this one: what does not
+    /// fit would be lost, and only the service can migrate it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], with what does not fit.
+    pub fn refuse_unfit(&self, item: Option<&Item>) -> Result<(), Error> {
+        let Some(item) = item.filter(|item| self.has_schema && item.schema_version != self.model.version)
+        else {
+            return Ok(());
+        };
+        let found = faults(self.model.schema.as_value(), &item.values, Extent::Part);
+        let mut wrong: Vec<_> = found.iter().map(ToString::to_string).collect();
+        let unknown = |place: &&FieldPath| matches!(self.model.root().find(place), Step::Unknown);
+        wrong.extend(
+            item.secrets.iter().filter(unknown).map(|place| format!("{place} is no field of this model")),
+        );
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Refused {
+            what: format!(
+                "{} is stored under schema {}, and what is there does not fit schema {}: {}",
+                item.key,
+                item.schema_version,
+                self.model.version,
+                wrong.join("; ")
+            ),
+            next: "let the service migrate it, name its schema with --schema, or set the whole with --file"
+                .to_owned(),
+        })
+    }
+
     /// Says that nothing is checked, where that is so.
     pub fn warn(&self) {
         if !self.has_schema {
@@ -140,7 +172,15 @@ fn read(file: &Path) -> Result<Schema, Error> {
 }
 
 /// A model that takes anything, and has the secrets and the version of what is there.
-fn open(key: &Key, item: Option<&Item>, marked: &[FieldPath], fields: &[&FieldPath]) -> Result<Model, Error> {
+///
+/// # Errors
+/// When none can be made.
+pub fn open(
+    key: &Key,
+    item: Option<&Item>,
+    marked: &[FieldPath],
+    fields: &[&FieldPath],
+) -> Result<Model, Error> {
     let mut shape = item.map(|item| item.values.clone()).unwrap_or_default();
     let secrets = item.into_iter().flat_map(|item| &item.secrets).chain(marked);
     for place in secrets.chain(fields.iter().copied()) {

@@ -179,7 +179,10 @@ fn keys(home: &Home, checks: &mut Vec<Check>) -> Option<Keyring> {
         false => Check::warn(
             "keys",
             format!("{}: older keys are still there", text.join(", ")),
-            format!("once no backup needs them: `harmony-config rotate {} --drop-old`", older[0]),
+            format!(
+                "once no backup needs them: `harmony-config rotate {} --no-new-key --drop-old`",
+                older[0]
+            ),
         ),
     });
     Some(keyring)

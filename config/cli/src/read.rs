@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
-    describe::{About, Described},
+    describe::{About, Described, open},
     error::Error,
     field::Field,
     home::{self, Home},
@@ -384,10 +384,16 @@ impl Export {
         // The database only: what the environment of this command says is not the service's.
         let chain = harmony_config::ConfigManager::builder().source(database.clone()).build();
         for item in &items {
+            // As it is stored, whichever schema came later; what that one says is secret is left out, too.
             let about = About { schema: None, secret: Vec::new() };
-            let mut model = Described::of(&database, &item.key, Some(item), &about, &[]).await?.model;
-            model.version = item.schema_version.clone();
-            chain.register_model(model)?;
+            let described = Described::of(&database, &item.key, Some(item), &about, &[]).await?;
+            let secret: Vec<_> = described
+                .model
+                .secrets
+                .into_iter()
+                .filter(|place| value_at(&item.values, place).is_some() || item.secrets.contains(place))
+                .collect();
+            chain.register_model(open(&item.key, Some(item), &secret, &[])?)?;
         }
         let secrets = if self.reveal_secrets { Secrets::Revealed } else { Secrets::Omitted };
         output::json(&chain.export(secrets).await?)

@@ -38,6 +38,9 @@ pub struct Rotate {
     /// The key.
     #[arg(value_enum)]
     purpose: Which,
+    /// Makes no new key: seals again with the newest, after a rotation that was broken off or before --drop-old.
+    #[arg(long)]
+    no_new_key: bool,
     /// Forgets all older keys of this purpose, once nothing but backups needs them.
     #[arg(long)]
     drop_old: bool,
@@ -63,7 +66,7 @@ impl Rotate {
             }
             false => None,
         };
-        let newest = keyring.rotate(purpose)?;
+        let newest = if self.no_new_key { keyring.newest(purpose)? } else { keyring.rotate(purpose)? };
         let mut resealed = harmony_config::database::Resealed::default();
         if purpose != Purpose::Updates {
             if let Some(database) = &database {
@@ -92,16 +95,16 @@ impl Rotate {
                 if dropped.is_empty() { "none".to_owned() } else { dropped.join(", ") }
             ))?,
         }
-        if self.drop_old && purpose != Purpose::Updates {
+        if !dropped.is_empty() && purpose != Purpose::Updates {
             output::note(
                 "note: backups of before need the keys that were dropped: make a new one with `harmony-config backup`, in \
                  an empty folder",
             );
         }
-        if purpose == Purpose::Updates {
+        if purpose == Purpose::Updates && !self.no_new_key {
             output::note("note: tell those who take updates from here the new public key");
         }
-        if purpose == Purpose::Encryption {
+        if purpose == Purpose::Encryption && !self.no_new_key {
             output::note("note: tell those who sign updates for this machine its new recipient");
         }
         Ok(())

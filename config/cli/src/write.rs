@@ -78,6 +78,7 @@ impl Set {
         let key = self.key.as_str();
         let written = match (change, &self.file) {
             (Some((place, value)), _) => {
+                described.refuse_unfit(item.as_ref())?;
                 chain.register_model(described.model)?;
                 chain.set_field(key, place, Some(value)).await?
             }
@@ -221,6 +222,9 @@ impl Delete {
         let database = home.database().await?;
         let item = home::item(&database, &self.key).await?;
         let described = Described::of(&database, &self.key, Some(&item), &self.about, &[]).await?;
+        if self.field.is_some() {
+            described.refuse_unfit(Some(&item))?;
+        }
         let chain = home.chain(database);
         chain.register_model(described.model)?;
         if let Some(Field(place)) = self.field {
@@ -294,6 +298,9 @@ impl Import {
                 described.seal_unknown(item, &exported.values);
             }
             described.warn();
+            if !exported.omitted.is_empty() {
+                described.refuse_unfit(item)?;
+            }
             chain.register_model(described.model)?;
         }
         let done = chain.import(&export).await?;

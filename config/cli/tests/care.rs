@@ -90,8 +90,11 @@ fn keys_are_rotated_and_old_ones_dropped() {
         let done = home.json(&["rotate", purpose]);
         assert_eq!((&done["key"], &done["dropped"]), (&json!("v2"), &json!([])));
         assert_eq!(status(&checks(&home, &[]).1, "keys"), "warn");
+        let done = home.json(&["rotate", purpose, "--no-new-key", "--drop-old"]);
+        assert_eq!((&done["key"], &done["dropped"]), (&json!("v2"), &json!(["v1"])));
+        assert_eq!(status(&checks(&home, &[]).1, "keys"), "ok");
         let done = home.json(&["rotate", purpose, "--drop-old"]);
-        assert_eq!((&done["key"], &done["dropped"]), (&json!("v3"), &json!(["v1", "v2"])));
+        assert_eq!((&done["key"], &done["dropped"]), (&json!("v3"), &json!(["v2"])));
         assert_eq!(home.service().password.expose(), CANARY);
         let found = home.json(&["verify"]);
         assert_eq!(found["sound"], true);

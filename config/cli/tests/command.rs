@@ -207,6 +207,29 @@ fn without_a_schema_that_is_said_and_what_may_be_secret_is_sealed() {
 }
 
 #[test]
+fn what_only_the_service_can_migrate_is_left_to_it() {
+    let home = Home::with_settings();
+    let schema = home.path("later.json");
+    let later = json!({ "type": "object", "properties": {
+        "address": { "type": "string" }, "password": { "type": "string", "x-secret": true } } });
+    std::fs::write(&schema, later.to_string()).unwrap();
+    let schema = schema.to_str().unwrap();
+    for arguments in [
+        &["set", "Switch", "address", "sw-2", "--schema", schema][..],
+        &["delete", "Switch", "host", "--schema", schema],
+    ] {
+        let (code, _, error) = home.run(arguments, "");
+        assert_eq!(code, 4, "{error}");
+        assert!(error.contains("host is no field of this model"), "{error}");
+    }
+    assert_eq!(home.service().host, "sw-1.example", "nothing was lost");
+    let whole = json!({ "address": "sw-2", "password": "p" }).to_string();
+    home.run_ok(&["set", "Switch", "--file", "-", "--schema", schema], &whole);
+    home.ok(&["rollback", "Switch", "--to", "1"]);
+    assert_eq!(home.json(&["export"])["items"]["Switch"]["values"]["host"], "sw-1.example");
+}
+
+#[test]
 fn a_template_has_every_field() {
     let home = Home::with_settings();
     for format in ["toml", "yaml", "json"] {
