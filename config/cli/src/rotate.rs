@@ -61,7 +61,14 @@ impl Rotate {
         let database = match home.database_path()?.exists() {
             true => {
                 let database = home.unopened()?;
-                database.epochs().await?;
+                if let Some(finding) = database.verify().await?.findings.first() {
+                    return Err(Error::Refused {
+                        what: format!(
+                            "there is no new key, since the database is not what was written: {finding}"
+                        ),
+                        next: "see `harmony-config verify`".to_owned(),
+                    });
+                }
                 Some(database)
             }
             false => None,

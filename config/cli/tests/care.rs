@@ -4,7 +4,10 @@
 
 mod common;
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
+};
 
 use common::{CANARY, Home};
 use serde_json::{Value, json};
@@ -131,6 +134,15 @@ fn the_doctor_looks_at_everything() {
     assert!(nexts.iter().any(|next| next.contains("did you mean HARMONY_CONFIG_Switch")), "{nexts:?}");
     assert!(nexts.iter().any(|next| next.contains("did you mean host")), "{nexts:?}");
 
+    let broken = std::ffi::OsStr::from_bytes(b"canary-7f3a91\xff");
+    let done = home.command(&["doctor"]).env("HARMONY_CONFIG_Switch__HOST", broken).output().unwrap();
+    let text = String::from_utf8(done.stdout).unwrap();
+    assert_eq!(done.status.code(), Some(4), "{text}");
+    assert!(
+        text.contains("the value of HARMONY_CONFIG_Switch__HOST is not UTF-8") && !text.contains(CANARY),
+        "{text}"
+    );
+
     fs::set_permissions(home.settings(), fs::Permissions::from_mode(0o777)).unwrap();
     fs::set_permissions(home.settings().join("config.lkg.json"), fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(home.settings().join("config.lkg.json"), "{").unwrap();
@@ -140,6 +152,34 @@ fn the_doctor_looks_at_everything() {
     assert_eq!(status(&checks(&home, &[]).1, "backup"), "warn");
     fs::write(home.settings().join("config.db"), "no database at all, whatever its name says").unwrap();
     assert_eq!(status(&checks(&home, &[]).1, "database"), "fail");
+}
+
+#[test]
+fn what_was_changed_by_hand_is_neither_shown_nor_called_sound() {
+    let home = Home::with_settings();
+    // Puts everything into the one file.
+    home.ok(&["get", "Switch"]);
+    let file = home.settings().join("config.db");
+    let bytes = fs::read(&file).unwrap();
+    let needle = b"sw-1.example";
+    let mut changed = bytes.clone();
+    let mut found = 0;
+    for at in 0..bytes.len() - needle.len() {
+        if bytes[at..].starts_with(needle) {
+            changed[at + 3] = b'9';
+            found += 1;
+        }
+    }
+    assert!(found > 0, "the values stand in the file");
+    fs::write(&file, changed).unwrap();
+    for arguments in
+        [&["get", "Switch"][..], &["reveal", "Switch"], &["verify"], &["doctor"], &["rotate", "cache"]]
+    {
+        let (code, out, error) = home.run(arguments, "");
+        assert_eq!(code, 4, "{arguments:?}: {out}{error}");
+        assert!(!out.contains("sw-9") && !out.contains(CANARY), "{out}");
+    }
+    assert_eq!(status(&checks(&home, &[]).1, "keys"), "ok", "no key was made that is of no use");
 }
 
 #[test]

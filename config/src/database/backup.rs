@@ -418,7 +418,7 @@ fn unkept(error: KeptError) -> Fault {
 }
 
 impl Database {
-    /// Brings the backup in this folder up to date, so that [`super::restore`] can go back to any time from its oldest
+    /// Brings the backup in this folder up to date, so that [`super::restore()`] can go back to any time from its oldest
     /// copy on. With [`super::Options::backup`] that happens after every write.
     ///
     /// # Errors
