@@ -49,6 +49,7 @@ impl Known {
     fn untyped(model: Model) -> Self {
         Self {
             bounds: Bounds::of(model.schema.as_value()),
+            shape: Shape::of(model.schema.as_value()),
             model,
             migrations: Vec::new(),
             judge: |_, _| None,
