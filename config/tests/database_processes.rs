@@ -9,7 +9,7 @@ use std::{
     ffi::OsStr,
     io::{BufRead as _, BufReader},
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -278,8 +278,10 @@ async fn a_user_who_may_not_write_reads_what_is_there() {
         own(&entry.unwrap().path(), 0o600);
     }
     let (data, file) = (folder.path().join("data"), folder.path().join("data/config.db"));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let program = for_everybody(elsewhere.path());
     let look = || {
-        let mut command = child_of(folder.path(), "look", std::env::current_exe().unwrap().as_os_str(), &[]);
+        let mut command = child_of(folder.path(), "look", program.as_os_str(), &[]);
         if is_root() {
             command.uid(NOBODY).gid(NOBODY);
         }
@@ -320,6 +322,18 @@ fn a_full_disk_loses_nothing_and_ends_with_the_first_free_space() {
     let written: u64 = recovered[0].parse().unwrap();
     assert!(written > 5, "{said}");
     assert_eq!(recovered[1..], [(written + 1).to_string().as_str(), "true"], "{said}");
+}
+
+/// This program where everybody may start it: what cargo builds may lie in a folder that is its user's alone. Copied by
+/// another process, since a file that is open for writing here, or in a child of another test, cannot be started.
+fn for_everybody(folder: &Path) -> PathBuf {
+    let copy = folder.join("program");
+    let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&copy).status().unwrap();
+    assert!(copied.success());
+    for (path, mode) in [(folder, 0o755), (&copy, 0o755)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    copy
 }
 
 fn is_root() -> bool {

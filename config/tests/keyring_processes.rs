@@ -4,7 +4,7 @@
 
 use std::{
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -15,7 +15,11 @@ const FOLDER: &str = "KEYRING_TEST_FOLDER";
 const NOBODY: u32 = 65534;
 
 fn child(folder: &Path) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    child_of(&std::env::current_exe().unwrap(), folder)
+}
+
+fn child_of(program: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(program);
     command.args(["--ignored", "--exact", "child_opens_the_keys", "--nocapture"]).env(FOLDER, folder);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -59,8 +63,10 @@ fn processes_that_start_at_once_share_the_keys_that_one_of_them_made() {
 fn a_folder_in_which_nothing_can_be_written_is_an_error_on_the_first_start_only() {
     let folder = tempfile::tempdir().unwrap();
     let root = is_root();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let program = for_everybody(elsewhere.path());
     let as_nobody = |keys: &Path| {
-        let mut command = child(keys);
+        let mut command = child_of(&program, keys);
         if root {
             command.uid(NOBODY).gid(NOBODY);
         }
@@ -87,6 +93,18 @@ fn a_folder_in_which_nothing_can_be_written_is_an_error_on_the_first_start_only(
     let (success, said) = as_nobody(&keys);
     assert!(success, "a start that makes no key writes nothing: {said}");
     own(&keys, 0o700);
+}
+
+/// This program where everybody may start it: what cargo builds may lie in a folder that is its user's alone. Copied by
+/// another process, since a file that is open for writing here, or in a child of another test, cannot be started.
+fn for_everybody(folder: &Path) -> PathBuf {
+    let copy = folder.join("program");
+    let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&copy).status().unwrap();
+    assert!(copied.success());
+    for (path, mode) in [(folder, 0o755), (&copy, 0o755)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    copy
 }
 
 fn is_root() -> bool {
