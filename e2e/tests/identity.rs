@@ -368,7 +368,17 @@ async fn a_name_enrolled_again_leaves_the_old_account_outside(fleet: &Fleet) -> 
         Ok(if status.contains("\nRevoked ") { Look::Done(()) } else { Look::not_yet(status) })
     })
     .await?;
-    refused(fleet, (&old, Some(&old_token)), ("oidc-device", "revoked")).await?;
+    // The callout sees the Node go before its record says why: until then the reason is the missing Node.
+    let kept_out = until("the reason to be the revocation", PATIENCE, async || {
+        let before = refusals(&fleet.callouts, "oidc-device", "revoked").await?;
+        if log_in(fleet, &old, Some(&old_token)).await?.is_ok() {
+            return Ok(Look::Done(false));
+        }
+        let after = refusals(&fleet.callouts, "oidc-device", "revoked").await?;
+        Ok(if after > before { Look::Done(true) } else { Look::not_yet("another reason") })
+    })
+    .await?;
+    ensure!(kept_out, "let in after its revocation");
 
     enroll_with_account(fleet, "subject-beta-again", Shows::Secret).await?;
     ensure!(subject_of(fleet, "beta").await?.as_deref() == Some("subject-beta-again"), "the old subject");
