@@ -1,7 +1,7 @@
 //! What a schema says about types and names, prepared: whether values fit is asked with each read of settings, and the
 //! answer nearly always is yes.
 //!
-//! It only says yes where [`faults`](super::faults) finds nothing; else that says what is wrong, and where.
+//! It only says yes where [`faults`](super::faults()) finds nothing; else that says what is wrong, and where.
 
 use std::collections::{BTreeMap, HashMap};
 
