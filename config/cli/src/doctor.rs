@@ -80,6 +80,11 @@ impl Doctor {
     /// Does it.
     pub async fn run(self, home: &Home) -> Result<(), Error> {
         let backup = self.backup.map_or_else(|| home.backup_path(), Ok)?;
+        if untouched(&home.folder()?, &backup) {
+            let mut checks = vec![nothing_yet(&home.folder()?)];
+            checks.extend(environment(home, &[], false).await);
+            return show(home, &checks);
+        }
         let mut checks = modes(home)?;
         let keyring = keys(home, &mut checks);
         let mut items = Vec::new();
@@ -119,6 +124,22 @@ fn show(home: &Home, checks: &[Check]) -> Result<(), Error> {
 
 fn mode(path: &Path) -> Option<u32> {
     Some(std::fs::metadata(path).ok()?.permissions().mode() & 0o777)
+}
+
+/// Whether nothing was ever kept here, as far as can be seen: neither settings nor what belongs to them.
+fn untouched(folder: &Path, backup: &Path) -> bool {
+    let kept = ["keys", "config.db", "config.lkg.json", "updates.json", "schemas"];
+    !backup.exists() && kept.iter().all(|name| !folder.join(name).exists())
+}
+
+/// A first use, or a folder that was lost: only the person knows.
+fn nothing_yet(folder: &Path) -> Check {
+    Check::warn(
+        "folder",
+        format!("no settings are kept in {} yet", folder.display()),
+        "`harmony-config set`, or the first service that keeps some, begins; if there should be some, name their folder \
+         with --folder, or put it back from where it was saved",
+    )
 }
 
 /// Who may read what. Others must not write into the folder, or they could exchange the database; nor read the rest.

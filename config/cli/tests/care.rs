@@ -2,14 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod common;
+mod home;
 
 use std::{
     fs,
     os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
 };
 
-use common::{CANARY, Home};
+use home::{CANARY, Home};
 use serde_json::{Value, json};
 
 fn copy_database(home: &Home, to: &str) {
@@ -183,6 +183,19 @@ fn what_was_changed_by_hand_is_neither_shown_nor_called_sound() {
 }
 
 #[test]
+fn the_doctor_of_a_first_use_finds_no_fault_and_of_lost_keys_it_does() {
+    let home = Home::new();
+    let (code, found) = checks(&home, &[]);
+    assert_eq!((code, status(&found, "folder")), (0, "warn"), "{found:?}");
+    assert!(found.iter().all(|check| check.0 != "keys"), "nothing is missing yet: {found:?}");
+
+    let home = Home::with_settings();
+    fs::remove_dir_all(home.settings().join("keys")).unwrap();
+    let (code, found) = checks(&home, &[]);
+    assert_eq!((code, status(&found, "keys")), (4, "fail"), "{found:?}");
+}
+
+#[test]
 fn lost_or_open_keys_are_said_and_never_made_anew() {
     let home = Home::with_settings();
     let keys = home.settings().join("keys");
@@ -226,7 +239,7 @@ fn what_is_not_there_is_said_and_not_made() {
         assert_eq!((code, out.as_str()), (3, ""), "{arguments:?}: {error}");
         assert!(error.contains("next: "), "{arguments:?}: {error}");
     }
-    assert_eq!(checks(&home, &[]).0, 4);
+    assert_eq!(status(&checks(&home, &[]).1, "folder"), "warn");
     assert_eq!(home.run(&["set", "Switch", "host", "x"], "").0, 2, "whose?");
     assert!(!home.settings().exists());
 

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod common;
+mod home;
 
-use common::{CANARY, Home, Switch};
+use home::{CANARY, Home, Switch};
 use serde_json::{Value, json};
 
 #[test]

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod common;
+mod home;
 
 use std::{
     fs::File,
@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::Home;
+use home::Home;
 use rustix::{
     fs::{Mode, OFlags},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
