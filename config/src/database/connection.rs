@@ -107,7 +107,7 @@ impl Place {
         connection.busy_timeout(self.options.patience)?;
         let file = identity(&self.path).map_err(written)?;
         // What is not ours is left as it is, also its journal.
-        if schema::form(&connection)? == schema::Form::Foreign {
+        if schema::form(&connection.transaction()?)? == schema::Form::Foreign {
             return Err(DatabaseError::Foreign { path: self.path.clone() }.into());
         }
         self.use_wal(&connection)?;
@@ -166,9 +166,9 @@ impl Place {
             // All of it is in the file, and SQLite could not make the files by which it looks for more.
             uri.push_str("?immutable=1");
         }
-        let connection = Connection::open_with_flags(uri, flags)?;
+        let mut connection = Connection::open_with_flags(uri, flags)?;
         connection.busy_timeout(self.options.patience)?;
-        match schema::form(&connection)? {
+        match schema::form(&connection.transaction()?)? {
             schema::Form::Ours(schema::FORM) => {}
             schema::Form::Ours(found) if found > schema::FORM => {
                 return Err(

@@ -141,7 +141,8 @@ fn make(
     let mut connection = Connection::open_with_flags(made, flags)?;
     connection
         .execute_batch("PRAGMA trusted_schema = OFF; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
-    match schema::form(&connection)? {
+    let form = schema::form(&connection.transaction()?)?;
+    match form {
         schema::Form::Ours(_) => schema::migrate(&mut connection, made, |_| Ok(()))?,
         _ => return Err(damaged(&copy.base, "it is no database of settings".to_owned()).into()),
     }

@@ -76,10 +76,11 @@ pub(crate) enum Form {
     Foreign,
 }
 
-pub(crate) fn form(connection: &Connection) -> Result<Form, rusqlite::Error> {
-    let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+/// Of one moment: between two reads another process may make the whole database.
+pub(crate) fn form(moment: &Transaction<'_>) -> Result<Form, rusqlite::Error> {
+    let number = |name: &str| moment.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, version) = (number("application_id")?, number("user_version")?);
-    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let tables: i64 = moment.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     Ok(match (application, version, tables) {
         (0, 0, 0) => Form::Empty,
         (application, version, _) if application == i64::from(APPLICATION_ID) => Form::Ours(version),
@@ -95,8 +96,8 @@ pub(crate) fn migrate(
     founded: impl FnOnce(&str) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     let path = || path.to_owned();
-    let check = |connection: &Connection| -> Result<i64, Fault> {
-        match form(connection)? {
+    let check = |moment: &Transaction<'_>| -> Result<i64, Fault> {
+        match form(moment)? {
             Form::Empty => Ok(0),
             Form::Foreign => Err(DatabaseError::Foreign { path: path() }.into()),
             Form::Ours(found) if found > FORM => {
@@ -105,7 +106,7 @@ pub(crate) fn migrate(
             Form::Ours(found) => Ok(found),
         }
     };
-    if check(connection)? == FORM {
+    if check(&connection.transaction()?)? == FORM {
         return Ok(());
     }
     let tx = Transaction::new(connection, TransactionBehavior::Immediate)?;
@@ -133,4 +134,30 @@ pub(crate) fn new_id() -> String {
 /// The id that tells this database from every other one, also from its restored copies.
 pub(crate) fn id(connection: &Connection) -> Result<String, rusqlite::Error> {
     connection.query_row("SELECT value FROM about WHERE name = 'id'", [], |row| row.get(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who looks while another process makes the database sees nothing, or all of it.
+    #[test]
+    fn a_database_in_the_making_is_never_somebody_elses() {
+        let folder = tempfile::tempdir().unwrap();
+        for n in 0..100 {
+            let path = folder.path().join(format!("{n}.db"));
+            let mut maker = Connection::open(&path).unwrap();
+            maker.pragma_update(None, "journal_mode", "wal").unwrap();
+            let mut looker = Connection::open(&path).unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| migrate(&mut maker, &path, |_| Ok(())).map_err(|_| "not made").unwrap());
+                loop {
+                    match form(&looker.transaction().unwrap()).unwrap() {
+                        Form::Empty => {}
+                        found => break assert_eq!(found, Form::Ours(FORM)),
+                    }
+                }
+            });
+        }
+    }
 }
