@@ -34,7 +34,7 @@ pub(super) async fn reopen(ctl: &Path, log: &Path) -> io::Result<()> {
     let mut changes = DirectoryWatch::new(folder, Interest::Completed)?;
     let before = inode(log)?;
     let (fifo, path) = (ctl.to_owned(), log.to_owned());
-    tokio::task::spawn_blocking(move || request(&fifo, &path)).await.map_err(io::Error::other)??;
+    tokio::task::spawn_blocking(move || request(open(&fifo)?, &path)).await.map_err(io::Error::other)??;
     let until = Instant::now() + PATIENCE;
     while inode(log)? == before {
         match tokio::time::timeout(GLANCE, changes.next()).await {
@@ -56,15 +56,18 @@ pub(super) async fn reopen(ctl: &Path, log: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn request(ctl: &Path, log: &Path) -> io::Result<()> {
-    let mut ctl = open(ctl)?;
+fn request(mut ctl: File, log: &Path) -> io::Result<()> {
     if rustix::io::ioctl_fionread(&ctl)? > 0 {
         // conmon has not come to the last request yet.
         return Ok(());
     }
     // The permissions that conmon gives it.
     OpenOptions::new().create(true).append(true).mode(0o600).open(fresh(log))?;
-    ctl.write_all(REOPEN).inspect_err(|_| remove_fresh(log))
+    ctl.write_all(REOPEN).map_err(|error| {
+        remove_fresh(log);
+        // The container ended since the fifo was opened.
+        if error.kind() == io::ErrorKind::BrokenPipe { ended() } else { error }
+    })
 }
 
 /// Never waits for a reader: without one, the container has ended.
@@ -143,6 +146,16 @@ mod tests {
         let error = reopen(&place.log, &place.log).await.unwrap_err();
         assert!(error.to_string().contains("is not a fifo"), "{error}");
         assert_eq!(fs::read_to_string(&place.log).unwrap(), "old");
+    }
+
+    #[test]
+    fn a_monitor_that_goes_away_before_it_is_asked_is_a_container_that_ended() {
+        let place = Place::new();
+        let monitor = place.monitor();
+        let ctl = open(&place.ctl).unwrap();
+        drop(monitor);
+        assert_eq!(request(ctl, &place.log).unwrap_err().to_string(), "the container does not run");
+        assert!(!fresh(&place.log).exists());
     }
 
     #[tokio::test(start_paused = true)]
