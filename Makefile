@@ -57,7 +57,7 @@ advisories: ## Known vulnerabilities of dependencies; downloads the advisory dat
 
 .PHONY: unit
 unit: ## Unit, property and behaviour tests; the runtime's on a Podman of their own
-	cargo test --workspace --exclude e2e --features harmony-config/openbao
+	cargo test --no-fail-fast --workspace --exclude e2e --features harmony-config/openbao
 	cargo test --package e2e --lib
 
 .PHONY: scenarios
