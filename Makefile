@@ -44,6 +44,9 @@ fmt: ## Check the format of the sources (`cargo fmt` writes it)
 .PHONY: lint
 lint: ## Lints; every warning is an error
 	cargo clippy --workspace --all-targets --features harmony-config/nats -- -D warnings
+	@# Fuzz targets are workspaces of their own: here they are kept compiling.
+	cargo clippy --locked --manifest-path wire/fuzz/Cargo.toml --bins -- -D warnings
+	cargo clippy --locked --manifest-path config/fuzz/Cargo.toml --bins -- -D warnings
 
 .PHONY: deny
 deny: ## Licences, banned crates and sources of dependencies

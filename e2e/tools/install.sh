@@ -35,6 +35,7 @@ util-linux /usr/bin/nsenter starts programs in those namespaces
 curl /usr/bin/curl asks the example service
 ca-certificates /etc/ssl/certs/ca-certificates.crt downloads of Go modules and crates
 gcc /usr/bin/gcc links Rust programs
+g++ /usr/bin/g++ the fuzzer's library, for the lint of the fuzz targets
 libc6-dev /usr/include/stdio.h the C library's headers, for linking
 make /usr/bin/make runs the targets
 libfaketime /usr/lib/*/faketime/libfaketimeMT.so.1 a device whose clock is wrong
