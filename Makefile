@@ -18,7 +18,8 @@ DEMO := $(CARGO_TARGET_DIR)/release/fleet-demo
 .PHONY: demo
 demo: install ## A fleet with two devices on this machine, shown step by step; it stays up
 	@e2e/tools/build.sh kubernetes nats oidc
-	@cargo build --release --package callout --package vk-nats --package device-kubelet --package fleet --package e2e --bins
+	@cargo build --release --package callout --package vk-nats --package fleet --package e2e --bins
+	@cargo build --profile device --package device-kubelet
 	@$(DEMO) up
 	@$(DEMO) show
 
@@ -81,7 +82,8 @@ conformance: ## The official Kubernetes suite against a device (not there yet)
 .PHONY: bench
 bench: install ## Measure start times, memory and rates
 	@e2e/tools/build.sh kubernetes nats kwok
-	cargo build --release --workspace --bins
+	cargo build --release --workspace --exclude device-kubelet --bins
+	cargo build --profile device --package device-kubelet
 	cargo run --release --package e2e --bin fleet-bench
 	@$(MAKE) bench-config
 

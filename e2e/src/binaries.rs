@@ -6,6 +6,9 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::answer;
 
+/// The agent's program: the only one of ours that is built with a profile of its own.
+const AGENT: &str = "device-kubelet";
+
 /// The real servers, as `e2e/tools/build.sh` built them.
 #[derive(Debug, Clone)]
 pub struct Tools {
@@ -48,18 +51,25 @@ impl Tools {
 
 /// The path of one of our own programs.
 ///
-/// `$HARMONY_BIN_DIR`, else the folder that this program was built into.
+/// `$HARMONY_BIN_DIR`, else the folder that this program was built into. Beside a release that is for the agent the
+/// folder of the profile that devices run.
 ///
 /// # Errors
 /// When the program is not there, with the command that builds it.
 pub fn own(program: &str) -> Result<PathBuf> {
     let folder = match std::env::var_os("HARMONY_BIN_DIR") {
         Some(folder) => PathBuf::from(folder),
-        None => profile_folder()?,
+        None => match profile_folder()? {
+            folder if program == AGENT && folder.ends_with("release") => folder.with_file_name("device"),
+            folder => folder,
+        },
     };
     let path = folder.join(program);
     if !path.is_file() {
-        bail!("{program} is not in {}; run `make build` first", folder.display());
+        bail!(
+            "{program} is not in {}; run `make build` or, for a release, `make demo` first",
+            folder.display()
+        );
     }
     Ok(path)
 }
