@@ -66,17 +66,25 @@ fn the_wire_knows_no_runtime_and_no_network() {
 
 #[test]
 fn the_wire_is_the_lowest_of_our_crates() {
-    assert_free_of("fleet-wire", &["fleet-daemon", "vk-nats", "device-kubelet", "callout"]);
+    assert_free_of("fleet-wire", &["fleet-daemon", "fleet-kube", "vk-nats", "device-kubelet", "callout"]);
 }
 
 #[test]
 fn the_daemon_knows_neither_side() {
-    assert_free_of("fleet-daemon", &["vk-nats", "device-kubelet", "kube", "kube-client", "podman-api"]);
+    assert_free_of(
+        "fleet-daemon",
+        &["fleet-kube", "vk-nats", "device-kubelet", "kube", "kube-client", "podman-api"],
+    );
+}
+
+#[test]
+fn the_client_of_the_api_server_knows_neither_side() {
+    assert_free_of("fleet-kube", &["vk-nats", "device-kubelet", "callout", "podman-api"]);
 }
 
 #[test]
 fn the_device_has_no_client_of_kubernetes() {
-    assert_free_of("device-kubelet", &["kube", "kube-client", "kube-runtime", "vk-nats"]);
+    assert_free_of("device-kubelet", &["fleet-kube", "kube", "kube-client", "kube-runtime", "vk-nats"]);
 }
 
 /// Whoever verifies tokens needs it; the agent only fetches them, and is to stay small.
