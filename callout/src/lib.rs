@@ -18,15 +18,12 @@
 //! | [`limits`] | did it try too often? |
 //! | [`authorize`] | all of it, for one request |
 //! | [`service`] | where do requests come from? |
-//! | [`cluster`] | how is the API server reached? |
 //! | [`explain`] | what may an identity do? |
 //! | [`enroller`] | the other binary: who becomes a member, and who is thrown out? |
 
-mod api_watch;
 pub mod audit;
 pub mod authorize;
 pub mod claims;
-pub mod cluster;
 pub mod decide;
 pub mod enroller;
 pub mod explain;

@@ -11,7 +11,6 @@ use prometheus_client::registry::Registry as MetricsRegistry;
 
 use crate::{
     authorize::{Authorizer, Complaints},
-    cluster::{self, ClusterError},
     decide::Policy,
     limits::Limits,
     metrics::Metrics,
@@ -31,7 +30,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(10);
 pub enum RunError {
     /// There is no way to the API server.
     #[error(transparent)]
-    Cluster(#[from] ClusterError),
+    Client(#[from] fleet_kube::ClientError),
     /// An identity provider cannot be set up.
     #[error("setting `{setting}`")]
     Oidc {
@@ -64,7 +63,7 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
         tasks.spawn("health", server.run(shutdown.clone()));
     }
 
-    let client = cluster::client(settings.kubeconfig.as_deref()).await?;
+    let client = fleet_kube::client(settings.kubeconfig.as_deref()).await?;
     let registry = Registry::default();
     let records = {
         let (client, registry, check) = (client.clone(), registry.clone(), health.check("records"));

@@ -4,8 +4,6 @@
 //! says whether it can do its work, check by check; nothing restarts it for that. Metrics are those of a
 //! Prometheus registry in OpenMetrics text.
 
-mod following;
-
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -23,7 +21,6 @@ use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tracing::Instrument as _;
 
-pub use self::following::{Following, QUIET};
 use crate::shutdown::Shutdown;
 
 /// How long a client may take to send its request.

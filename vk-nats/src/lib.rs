@@ -27,7 +27,6 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
-mod api_watch;
 pub mod bundle;
 pub mod devices;
 pub mod events;

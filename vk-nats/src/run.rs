@@ -13,7 +13,6 @@ use fleet_daemon::{
     nats::NatsSettings,
     shutdown::{Shutdown, Tasks},
 };
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use prometheus_client::registry::Registry;
 use tokio::{
     sync::{mpsc, watch},
@@ -45,15 +44,9 @@ const LOOK_FOR_DROPS: Duration = Duration::from_secs(5);
 /// Why the process cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The kubeconfig cannot be used.
-    #[error("the kubeconfig cannot be used")]
-    Kubeconfig(#[source] kube::config::KubeconfigError),
-    /// There is no in-cluster configuration.
-    #[error("there is no in-cluster configuration; set `kubeconfig` when this runs outside a cluster")]
-    InCluster(#[source] kube::config::InClusterError),
-    /// The Kubernetes client cannot be made.
-    #[error("the Kubernetes client cannot be set up")]
-    Client(#[source] kube::Error),
+    /// There is no way to the API server.
+    #[error(transparent)]
+    Client(#[from] fleet_kube::ClientError),
     /// NATS cannot be set up.
     #[error(transparent)]
     Nats(#[from] fleet_daemon::nats::NatsError),
@@ -80,7 +73,7 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
         tasks.spawn("health", server.run(shutdown.clone()));
     }
 
-    let client = kube_client(&settings).await?;
+    let client = fleet_kube::client(settings.kubeconfig.as_deref()).await?;
     let nats = fleet_daemon::nats::connect(&NatsSettings {
         url: settings.nats.nats_url.clone(),
         ca: settings.nats.nats_ca.clone(),
@@ -301,20 +294,4 @@ async fn count_drops(dropped: Arc<AtomicU64>, metrics: Arc<Metrics>) {
         ticks.tick().await;
         metrics.queue_drops.inc_by(dropped.swap(0, Ordering::Relaxed));
     }
-}
-
-async fn kube_client(settings: &Settings) -> Result<kube::Client, RunError> {
-    let mut config = match &settings.kubeconfig {
-        Some(file) => {
-            let kubeconfig = Kubeconfig::read_from(file).map_err(RunError::Kubeconfig)?;
-            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-                .await
-                .map_err(RunError::Kubeconfig)?
-        }
-        None => kube::Config::incluster().map_err(RunError::InCluster)?,
-    };
-    config.connect_timeout = Some(Duration::from_secs(5));
-    // Retries are ours to pace: everything here is level-triggered, and `Retry-After` concerns all lanes.
-    config.default_retry = false;
-    kube::Client::try_from(config).map_err(RunError::Client)
 }

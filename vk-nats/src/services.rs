@@ -2,17 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use fleet_daemon::health::{CheckHandle, Following};
-use futures::StreamExt as _;
+use fleet_daemon::health::CheckHandle;
+use fleet_kube::{Readiness, Watch};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
 use kube::{
     Api,
-    runtime::{WatchStreamExt as _, watcher, watcher::Event},
+    runtime::watcher::{Config, Event},
 };
 use tokio::sync::mpsc;
-
-use crate::api_watch::Pauses;
 
 /// What is kept of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,44 +54,27 @@ pub enum ServiceChange {
 
 /// Follows the Services for ever.
 pub async fn watch(client: kube::Client, changes: mpsc::UnboundedSender<ServiceChange>, check: CheckHandle) {
-    let stream = watcher(Api::<Service>::all(client), watcher::Config::default()).backoff(Pauses::default());
-    let mut stream = std::pin::pin!(stream);
+    let api = Api::<Service>::all(client);
+    let mut watch = Watch::new(api, Config::default(), "Services", Readiness::Current(check));
     let mut listed = Services::new();
-    let mut following = Following::new(check);
-    loop {
-        let event = tokio::select! {
-            event = stream.next() => event,
-            () = following.quiet() => continue,
-        };
-        // kube's watches have no end.
-        let Some(event) = event else { return };
-        if matches!(event, Ok(Event::Apply(_) | Event::Delete(_))) {
-            following.event();
-        }
+    while let Some(event) = watch.event().await {
         let change = match event {
-            Ok(Event::Init) => {
+            Event::Init => {
                 listed.clear();
                 continue;
             }
-            Ok(Event::InitApply(service)) => {
+            Event::InitApply(service) => {
                 if let Some(view) = view(&service) {
                     listed.insert(key(&service), view);
                 }
                 continue;
             }
-            Ok(Event::InitDone) => {
-                following.complete();
-                ServiceChange::Synced(std::mem::take(&mut listed))
-            }
-            Ok(Event::Apply(service)) => match view(&service) {
+            Event::InitDone => ServiceChange::Synced(std::mem::take(&mut listed)),
+            Event::Apply(service) => match view(&service) {
                 Some(view) => ServiceChange::Applied(view),
                 None => ServiceChange::Gone(key(&service)),
             },
-            Ok(Event::Delete(service)) => ServiceChange::Gone(key(&service)),
-            Err(error) => {
-                following.interrupted(format!("the watch of Services is interrupted: {error}"));
-                continue;
-            }
+            Event::Delete(service) => ServiceChange::Gone(key(&service)),
         };
         // The receiver ends with the process.
         let _ = changes.send(change);

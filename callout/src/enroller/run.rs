@@ -27,7 +27,6 @@ use super::{
     view::View,
     watches,
 };
-use crate::cluster::{self, ClusterError};
 
 /// Requests that may wait for the reader.
 const SUBSCRIPTION_CAPACITY: usize = 16 * 1024;
@@ -47,7 +46,7 @@ const TOKEN_KEPT: Duration = Duration::from_secs(3600);
 pub enum RunError {
     /// There is no way to the API server.
     #[error(transparent)]
-    Cluster(#[from] ClusterError),
+    Client(#[from] fleet_kube::ClientError),
     /// NATS cannot be set up.
     #[error(transparent)]
     Nats(#[from] fleet_daemon::nats::NatsError),
@@ -80,7 +79,7 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
         let server = HealthServer::bind(addr, health.clone(), Arc::new(registry)).await?;
         tasks.spawn("health", server.run(shutdown.clone()));
     }
-    let client = cluster::client(settings.kubeconfig.as_deref()).await?;
+    let client = fleet_kube::client(settings.kubeconfig.as_deref()).await?;
     let bus = nats::connect(&enroller_login(&settings)).await?;
     tasks.spawn("nats-check", until(shutdown.clone(), nats::report(bus.state.clone(), nats_check)));
     let system = nats::connect(&kicker_login(&settings)).await?;

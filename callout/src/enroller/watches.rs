@@ -1,24 +1,18 @@
 //! Follows objects: complete lists and single changes, handed to whoever keeps them.
-//!
-//! A list counts only once it is complete; an interrupted one changes nothing. So an API server that was away
-//! never looks like one without Nodes.
 
 use std::{collections::HashMap, fmt::Debug};
 
-use fleet_daemon::health::{CheckHandle, Following};
+use fleet_daemon::health::CheckHandle;
+use fleet_kube::{News, Readiness, Watch};
 use fleet_wire::{
     enrollment::{DEVICE_LABEL, RECORD_TYPE, SIGNER_NAME},
     name::DeviceName,
 };
-use futures::StreamExt as _;
 use k8s_openapi::api::{
     certificates::v1::CertificateSigningRequest,
     core::v1::{Node, Secret},
 };
-use kube::{
-    Api, Resource,
-    runtime::{WatchStreamExt as _, watcher, watcher::Event},
-};
+use kube::{Api, Resource, runtime::watcher::Config};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
@@ -27,50 +21,19 @@ use super::{
     serving::SIGNER as SERVING_SIGNER,
     view::{Held, NodeSeen, View},
 };
-use crate::api_watch::Pauses;
 
-/// News of a kind.
-#[derive(Debug)]
-pub enum News<K> {
-    /// All there are.
-    All(Vec<K>),
-    /// One is there, like this.
-    One(K),
-    /// One is gone.
-    Gone(K),
-}
-
-async fn follow<K>(api: Api<K>, config: watcher::Config, check: CheckHandle, mut take: impl FnMut(News<K>))
-where
+async fn follow<K>(
+    api: Api<K>,
+    config: Config,
+    what: &'static str,
+    check: CheckHandle,
+    mut take: impl FnMut(News<K>),
+) where
     K: Resource<DynamicType: Default> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let stream = watcher(api, config)
-        .modify(|object| object.meta_mut().managed_fields = None)
-        .backoff(Pauses::default());
-    let mut stream = std::pin::pin!(stream);
-    let mut listed = Vec::new();
-    let mut following = Following::new(check);
-    loop {
-        let event = tokio::select! {
-            event = stream.next() => event,
-            () = following.quiet() => continue,
-        };
-        // kube's watches have no end.
-        let Some(event) = event else { return };
-        if matches!(event, Ok(Event::Apply(_) | Event::Delete(_))) {
-            following.event();
-        }
-        match event {
-            Ok(Event::Init) => listed.clear(),
-            Ok(Event::InitApply(object)) => listed.push(object),
-            Ok(Event::InitDone) => {
-                take(News::All(std::mem::take(&mut listed)));
-                following.complete();
-            }
-            Ok(Event::Apply(object)) => take(News::One(object)),
-            Ok(Event::Delete(object)) => take(News::Gone(object)),
-            Err(error) => following.interrupted(format!("the watch is interrupted: {error}")),
-        }
+    let mut lists = Watch::new(api, config, what, Readiness::Current(check)).whole_lists();
+    while let Some(news) = lists.news().await {
+        take(news);
     }
 }
 
@@ -85,9 +48,9 @@ pub async fn records(
     changed: Changed,
     check: CheckHandle,
 ) {
-    let config = watcher::Config::default().fields(&format!("type={RECORD_TYPE}"));
+    let config = Config::default().fields(&format!("type={RECORD_TYPE}"));
     let api: Api<Secret> = Api::namespaced(client, &namespace);
-    follow(api, config, check, |news| match news {
+    follow(api, config, "enrollment records", check, |news| match news {
         News::All(secrets) => {
             view.set_records(secrets.iter().filter_map(Held::parse).collect());
             for device in view.devices() {
@@ -112,9 +75,9 @@ pub async fn records(
 
 /// Follows the Nodes of devices.
 pub async fn nodes(client: kube::Client, view: View, changed: Changed, check: CheckHandle) {
-    let config = watcher::Config::default().labels(&format!("{DEVICE_LABEL}=true"));
+    let config = Config::default().labels(&format!("{DEVICE_LABEL}=true"));
     let named = |node: &Node| -> Option<DeviceName> { node.metadata.name.as_deref()?.parse().ok() };
-    follow(Api::<Node>::all(client), config, check, |news| match news {
+    follow(Api::<Node>::all(client), config, "Nodes", check, |news| match news {
         News::All(nodes) => {
             let nodes: HashMap<_, _> =
                 nodes.iter().filter_map(|node| Some((named(node)?, NodeSeen::from(node)))).collect();
@@ -147,9 +110,9 @@ pub async fn applicants(
     changed: mpsc::UnboundedSender<()>,
     check: CheckHandle,
 ) {
-    let config = watcher::Config::default().fields(&format!("spec.signerName={SIGNER_NAME}"));
+    let config = Config::default().fields(&format!("spec.signerName={SIGNER_NAME}"));
     let name = |request: &CertificateSigningRequest| request.metadata.name.clone().unwrap_or_default();
-    follow(Api::all(client), config, check, |news| {
+    follow(Api::all(client), config, "requests for membership", check, |news| {
         match news {
             News::All(requests) => view.set_applicants(
                 requests
@@ -171,8 +134,8 @@ pub async fn serving(
     changed: mpsc::UnboundedSender<CertificateSigningRequest>,
     check: CheckHandle,
 ) {
-    let config = watcher::Config::default().fields(&format!("spec.signerName={SERVING_SIGNER}"));
-    follow(Api::all(client), config, check, |news| match news {
+    let config = Config::default().fields(&format!("spec.signerName={SERVING_SIGNER}"));
+    follow(Api::all(client), config, "requests for serving certificates", check, |news| match news {
         News::All(requests) => {
             for request in requests {
                 let _ = changed.send(request);

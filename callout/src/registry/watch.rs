@@ -3,91 +3,36 @@
 use std::collections::{HashMap, HashSet};
 
 use fleet_daemon::health::CheckHandle;
+use fleet_kube::{Readiness, Watch};
 use fleet_wire::enrollment::{DEVICE_LABEL, RECORD_TYPE, Record, record_name};
-use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::{
     Api,
     core::PartialObjectMeta,
-    runtime::{WatchStreamExt as _, watcher, watcher::Event},
+    runtime::watcher::{Config, Event},
 };
 
 use super::Registry;
-use crate::api_watch::Pauses;
 
 /// Follows the records for ever. `check` is ready once all were seen, and stays so.
 pub async fn watch_records(client: kube::Client, namespace: &str, registry: Registry, check: CheckHandle) {
-    let config = watcher::Config::default().fields(&format!("type={RECORD_TYPE}"));
-    let stream = watcher(Api::<Secret>::namespaced(client, namespace), config).backoff(Pauses::default());
-    let mut stream = std::pin::pin!(stream);
+    let config = Config::default().fields(&format!("type={RECORD_TYPE}"));
+    let api = Api::<Secret>::namespaced(client, namespace);
+    let mut watch = Watch::new(api, config, "enrollment records", Readiness::Complete(check));
     let mut records = Records { registry, listing: None, complaints: HashMap::new() };
-    let mut interruption = Interruption::new("enrollment records");
-    while let Some(event) = stream.next().await {
-        match event {
-            Ok(event) => {
-                let done = matches!(event, Event::InitDone);
-                records.take(event);
-                interruption.over();
-                if done {
-                    interruption.listed = true;
-                    records.registry.records_listed();
-                    check.ready();
-                }
-            }
-            Err(error) => interruption.tell(&error, &check),
-        }
+    while let Some(event) = watch.event().await {
+        records.take(event);
     }
 }
 
 /// Follows the Nodes of devices for ever, their metadata only. `check` as in [`watch_records`].
 pub async fn watch_nodes(client: kube::Client, registry: Registry, check: CheckHandle) {
-    let config = watcher::Config::default().labels(&format!("{DEVICE_LABEL}=true"));
-    let stream = watcher(Api::<PartialObjectMeta<Node>>::all(client), config).backoff(Pauses::default());
-    let mut stream = std::pin::pin!(stream);
+    let config = Config::default().labels(&format!("{DEVICE_LABEL}=true"));
+    let api = Api::<PartialObjectMeta<Node>>::all(client);
+    let mut watch = Watch::new(api, config, "Nodes", Readiness::Complete(check));
     let mut nodes = Nodes { registry, listing: None };
-    let mut interruption = Interruption::new("Nodes");
-    while let Some(event) = stream.next().await {
-        match event {
-            Ok(event) => {
-                let done = matches!(event, Event::InitDone);
-                nodes.take(event);
-                interruption.over();
-                if done {
-                    interruption.listed = true;
-                    nodes.registry.nodes_listed();
-                    check.ready();
-                }
-            }
-            Err(error) => interruption.tell(&error, &check),
-        }
-    }
-}
-
-/// One line for an interruption, not for each attempt. Once all was seen readiness is not touched, since
-/// devices are admitted from memory.
-struct Interruption {
-    what: &'static str,
-    told: bool,
-    listed: bool,
-}
-
-impl Interruption {
-    fn new(what: &'static str) -> Self {
-        Self { what, told: false, listed: false }
-    }
-
-    fn tell(&mut self, error: &watcher::Error, check: &CheckHandle) {
-        if !self.listed {
-            check.not_ready(format!("{} cannot be listed: {error}", self.what));
-        } else if !std::mem::replace(&mut self.told, true) {
-            tracing::warn!(what = self.what, %error, "the watch is interrupted; going on from memory");
-        }
-    }
-
-    fn over(&mut self) {
-        if std::mem::take(&mut self.told) {
-            tracing::info!(what = self.what, "the watch goes on");
-        }
+    while let Some(event) = watch.event().await {
+        nodes.take(event);
     }
 }
 
@@ -113,6 +58,8 @@ impl Records {
                 let mut index = self.registry.update();
                 index.retain_records(&present);
                 tracing::info!(records = index.records(), "enrollment records are known");
+                drop(index);
+                self.registry.records_listed();
             }
             Event::Apply(secret) => self.apply(&secret),
             Event::Delete(secret) => {
@@ -167,6 +114,8 @@ impl Nodes {
                 let mut index = self.registry.update();
                 index.retain_nodes(&present);
                 tracing::info!(nodes = index.nodes(), "Nodes are known");
+                drop(index);
+                self.registry.nodes_listed();
             }
             Event::Apply(node) => self.apply(node),
             Event::Delete(node) => {

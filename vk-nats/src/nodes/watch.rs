@@ -8,14 +8,11 @@ use std::{
     sync::Arc,
 };
 
-use fleet_daemon::health::{CheckHandle, Following};
+use fleet_daemon::health::CheckHandle;
+use fleet_kube::{News, Readiness, Watch};
 use fleet_wire::{enrollment::DEVICE_LABEL, name::DeviceName};
-use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Node;
-use kube::{
-    Api,
-    runtime::{WatchStreamExt as _, watcher, watcher::Event},
-};
+use kube::{Api, runtime::watcher::Config};
 use tokio::sync::mpsc;
 
 use super::{
@@ -23,7 +20,7 @@ use super::{
     port::PortTable,
     store::Nodes,
 };
-use crate::{api_watch::Pauses, metrics::Metrics};
+use crate::metrics::Metrics;
 
 /// What became of a Node.
 #[derive(Debug, Clone)]
@@ -43,37 +40,12 @@ pub async fn watch(
     metrics: Arc<Metrics>,
     check: CheckHandle,
 ) {
-    let config = watcher::Config::default().labels(&format!("{DEVICE_LABEL}=true"));
-    let stream = watcher(Api::<Node>::all(client), config)
-        .modify(|node| {
-            node.metadata.managed_fields = None;
-        })
-        .backoff(Pauses::default());
-    let mut stream = std::pin::pin!(stream);
-    let mut follower = Follower { nodes, ports, changes, metrics, listed: None, complaints: HashMap::new() };
-    let mut following = Following::new(check);
-    loop {
-        tokio::select! {
-            event = stream.next() => match event {
-                Some(Ok(event)) => {
-                    let (all, one) = (
-                        matches!(event, Event::InitDone),
-                        matches!(event, Event::Apply(_) | Event::Delete(_)),
-                    );
-                    follower.take(event);
-                    match (all, one) {
-                        (true, _) => following.complete(),
-                        (_, true) => following.event(),
-                        _ => {}
-                    }
-                }
-                Some(Err(error)) => {
-                    following.interrupted(format!("the watch of Nodes is interrupted: {error}"));
-                }
-                None => return,
-            },
-            () = following.quiet() => {}
-        }
+    let config = Config::default().labels(&format!("{DEVICE_LABEL}=true"));
+    let watch = Watch::new(Api::<Node>::all(client), config, "Nodes", Readiness::Current(check));
+    let mut lists = watch.whole_lists();
+    let mut follower = Follower { nodes, ports, changes, metrics, complaints: HashMap::new() };
+    while let Some(news) = lists.news().await {
+        follower.take(news);
     }
 }
 
@@ -82,24 +54,15 @@ struct Follower {
     ports: PortTable,
     changes: mpsc::UnboundedSender<NodeChange>,
     metrics: Arc<Metrics>,
-    /// Nodes of a list that is not complete yet.
-    listed: Option<Vec<Node>>,
     complaints: HashMap<String, NotADevice>,
 }
 
 impl Follower {
-    fn take(&mut self, event: Event<Node>) {
-        match event {
-            Event::Init => self.listed = Some(Vec::new()),
-            Event::InitApply(node) => self.listed.get_or_insert_default().push(node),
-            Event::InitDone => {
-                let listed = self.listed.take().unwrap_or_default();
-                self.complete(listed);
-            }
-            Event::Apply(node) => {
-                self.apply(&node);
-            }
-            Event::Delete(node) => {
+    fn take(&mut self, news: News<Node>) {
+        match news {
+            News::All(nodes) => self.complete(&nodes),
+            News::One(node) => self.apply(&node),
+            News::Gone(node) => {
                 if let Some(name) = node.metadata.name {
                     self.complaints.remove(&name);
                     self.remove(&name);
@@ -109,21 +72,21 @@ impl Follower {
         self.metrics.devices_enrolled.set(i64::try_from(self.nodes.count()).unwrap_or(i64::MAX));
     }
 
-    fn complete(&mut self, listed: Vec<Node>) {
+    fn complete(&mut self, listed: &[Node]) {
         let present: HashSet<&str> = listed.iter().filter_map(|node| node.metadata.name.as_deref()).collect();
         for device in self.nodes.names() {
             if !present.contains(device.as_str()) {
                 self.remove(device.as_str());
             }
         }
-        for node in &listed {
+        for node in listed {
             if let Ok(node) = DeviceNode::parse(node)
                 && let Some(port) = node.published_port
             {
                 self.ports.keep(&node.device, port);
             }
         }
-        for node in &listed {
+        for node in listed {
             self.apply(node);
         }
         self.nodes.set_synced();

@@ -2,19 +2,19 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use fleet_daemon::health::{CheckHandle, Following};
+use fleet_daemon::health::CheckHandle;
+use fleet_kube::{Readiness, Watch};
 use fleet_wire::name::{DeviceName, PodUid};
-use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api,
     api::ListParams,
-    runtime::{WatchStreamExt as _, watcher, watcher::Event},
+    runtime::watcher::{Config, Event},
 };
 use tokio::sync::mpsc;
 
 use super::store::Pods;
-use crate::{api_watch::Pauses, nodes::Nodes};
+use crate::nodes::Nodes;
 
 /// What became of a pod on a device.
 #[derive(Debug, Clone)]
@@ -39,32 +39,15 @@ pub async fn watch(
     // Nodes come first: a pod cannot be told from those of servers before its Node is known.
     nodes.synced().await;
     let api: Api<Pod> = Api::all(client);
-    let config = watcher::Config::default().fields("spec.nodeName!=");
-    let stream = watcher(api.clone(), config).modify(slim).backoff(Pauses::default());
-    let mut stream = std::pin::pin!(stream);
-    let mut following = Following::new(check);
+    let config = Config::default().fields("spec.nodeName!=");
+    let mut watch = Watch::new(api.clone(), config, "pods", Readiness::Current(check));
     let mut follower = Follower { nodes, pods, changes, listed: HashSet::new() };
     loop {
         tokio::select! {
-            event = stream.next() => match event {
-                Some(Ok(event)) => {
-                    let (all, one) = (
-                        matches!(event, Event::InitDone),
-                        matches!(event, Event::Apply(_) | Event::Delete(_)),
-                    );
-                    follower.take(event);
-                    match (all, one) {
-                        (true, _) => following.complete(),
-                        (_, true) => following.event(),
-                        _ => {}
-                    }
-                }
-                Some(Err(error)) => {
-                    following.interrupted(format!("the watch of pods is interrupted: {error}"));
-                }
+            event = watch.event() => match event {
+                Some(event) => follower.take(event.modify(slim)),
                 None => return,
             },
-            () = following.quiet() => {}
             Some(device) = appeared.recv() => {
                 if follower.pods.take_elsewhere(device.as_str()) {
                     follower.list(&api, &device).await;
