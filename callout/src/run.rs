@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use fleet_daemon::{
     health::{CheckHandle, Health, HealthServer},
     nats::{Connection, LinkState, NatsSettings},
-    shutdown::{Shutdown, Tasks},
+    shutdown::{Shutdown, Tasks, until},
 };
 use prometheus_client::registry::Registry as MetricsRegistry;
 
@@ -151,14 +151,6 @@ async fn keep_house(authorizer: Arc<Authorizer>, shutdown: Shutdown) {
         };
         authorizer.metrics.records.set(i64::try_from(records).unwrap_or(i64::MAX));
         authorizer.metrics.nodes.set(i64::try_from(nodes).unwrap_or(i64::MAX));
-    }
-}
-
-/// A task that runs for ever ends well with the shutdown.
-async fn until<F: Future<Output = ()>>(shutdown: Shutdown, task: F) -> Result<(), &'static str> {
-    tokio::select! {
-        () = shutdown.cancelled() => Ok(()),
-        () = task => Err("it ended by itself"),
     }
 }
 

@@ -85,6 +85,17 @@ impl Shutdown {
     }
 }
 
+/// A task that runs for ever, for [`Tasks::spawn`]: it ends well with the shutdown, and badly by itself.
+///
+/// # Errors
+/// That it ended by itself.
+pub async fn until<F: Future<Output = ()>>(shutdown: Shutdown, task: F) -> Result<(), &'static str> {
+    tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        () = task => Err("it ended by itself"),
+    }
+}
+
 /// How a task ended: well, or with a reason.
 pub trait TaskEnd {
     /// The reason, if it did not end well.

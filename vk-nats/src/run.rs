@@ -11,7 +11,7 @@ use std::{
 use fleet_daemon::{
     health::{Health, HealthServer},
     nats::NatsSettings,
-    shutdown::{Shutdown, Tasks},
+    shutdown::{Tasks, until},
 };
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -276,14 +276,6 @@ async fn fan_out(
             }
         }
         let _ = directory.send(change);
-    }
-}
-
-/// A task that runs for ever ends well with the shutdown.
-async fn until<F: Future<Output = ()>>(shutdown: Shutdown, task: F) -> Result<(), &'static str> {
-    tokio::select! {
-        () = shutdown.cancelled() => Ok(()),
-        () = task => Err("it ended by itself"),
     }
 }
 

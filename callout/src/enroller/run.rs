@@ -6,7 +6,7 @@ use fleet_daemon::{
     credential::Login,
     health::{CheckHandle, Health, HealthServer},
     nats::{self, NatsSettings},
-    shutdown::{Shutdown, Tasks},
+    shutdown::{Shutdown, Tasks, until},
 };
 use fleet_wire::{enrollment::TokenRecord, name::DeviceName};
 use futures::StreamExt as _;
@@ -288,13 +288,5 @@ async fn own_name(client: &kube::Client, check: &CheckHandle, shutdown: &Shutdow
             () = shutdown.cancelled() => return None,
             () = tokio::time::sleep(AGAIN) => {}
         }
-    }
-}
-
-/// A task that runs for ever ends well with the shutdown.
-async fn until<F: Future<Output = ()>>(shutdown: Shutdown, task: F) -> Result<(), &'static str> {
-    tokio::select! {
-        () = shutdown.cancelled() => Ok(()),
-        () = task => Err("it ended by itself"),
     }
 }

@@ -85,3 +85,17 @@ async fn what_does_not_end_in_time_is_named_and_aborted() {
     // The sender is dropped when the task is aborted.
     assert!(released.await.is_err());
 }
+
+#[tokio::test]
+async fn what_runs_for_ever_ends_well_with_the_shutdown_only() {
+    let tasks = Tasks::new(Shutdown::new());
+    let shutdown = tasks.shutdown().clone();
+    tasks.spawn("watch", until(shutdown.clone(), std::future::pending()));
+    shutdown.trigger();
+    assert_eq!(tasks.drain(SECOND).await, Ok(()));
+
+    let tasks = Tasks::new(Shutdown::new());
+    tasks.spawn("watch", until(tasks.shutdown().clone(), async {}));
+    let error = tasks.drain(SECOND).await.unwrap_err().to_string();
+    assert_eq!(error, "task watch ended: it ended by itself");
+}
