@@ -10,9 +10,9 @@
 //! | [`health`] | is it alive, is it ready, what does it count? |
 //! | [`shutdown`] | when does it end, and what must have ended before? |
 //!
-//! A `main` uses them in this order: settings, telemetry, [`nats::install_crypto_provider`], build, run,
-//! [`shutdown::Tasks::drain`]. The crate knows nothing of pods or Kubernetes, and it is linked
-//! into the agent of small machines: each dependency has to earn its place.
+//! A `main` uses them in this order: settings, telemetry, [`nats::install_crypto_provider`], then [`shutdown::live`] with
+//! what builds and starts the tasks. The crate knows nothing of pods or Kubernetes, and it is linked into the agent of
+//! small machines: each dependency has to earn its place.
 
 pub mod credential;
 pub mod health;

@@ -96,6 +96,21 @@ pub async fn until<F: Future<Output = ()>>(shutdown: Shutdown, task: F) -> Resul
     }
 }
 
+/// The life of a process: `start` sets its tasks going, a signal or a failed task begins the shutdown, and within
+/// `grace` all of them have ended. To be called within a runtime.
+///
+/// # Errors
+/// Signals cannot be listened to, what `start` says, or [`DrainError`].
+pub async fn live<S, E>(grace: Duration, start: impl AsyncFnOnce(&Tasks) -> Result<(), S>) -> Result<(), E>
+where
+    E: From<std::io::Error> + From<S> + From<DrainError>,
+{
+    let tasks = Tasks::new(Shutdown::on_signals()?);
+    start(&tasks).await?;
+    tasks.drain(grace).await?;
+    Ok(())
+}
+
 /// How a task ended: well, or with a reason.
 pub trait TaskEnd {
     /// The reason, if it did not end well.

@@ -62,10 +62,6 @@ fn run(config: Option<PathBuf>, flags: Flags) -> anyhow::Result<()> {
     fleet_daemon::install_crypto_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     let grace = settings.shutdown_grace;
-    runtime.block_on(async {
-        let tasks = shutdown::Tasks::new(shutdown::Shutdown::on_signals()?);
-        Box::pin(vk_nats::run::start(settings, &tasks)).await?;
-        tasks.drain(grace).await?;
-        anyhow::Ok(())
-    })
+    runtime
+        .block_on(shutdown::live(grace, async |tasks| Box::pin(vk_nats::run::start(settings, tasks)).await))
 }

@@ -99,3 +99,25 @@ async fn what_runs_for_ever_ends_well_with_the_shutdown_only() {
     let error = tasks.drain(SECOND).await.unwrap_err().to_string();
     assert_eq!(error, "task watch ended: it ended by itself");
 }
+
+#[tokio::test]
+async fn a_process_lives_until_its_tasks_have_ended_and_says_what_went_wrong() {
+    type Failure = Box<dyn std::error::Error>;
+    let begun_then_failed = live(SECOND, async |tasks| {
+        tasks.spawn("lease", async { Err::<(), _>("the lease is lost") });
+        Ok::<(), std::io::Error>(())
+    });
+    let error: Failure = begun_then_failed.await.unwrap_err();
+    assert_eq!(error.to_string(), "task lease ended: the lease is lost");
+
+    let never_begun = live(SECOND, async |_| Err::<(), _>(std::io::Error::other("the address is taken")));
+    let error: Failure = never_begun.await.unwrap_err();
+    assert_eq!(error.to_string(), "the address is taken");
+
+    let told_to_end = live(SECOND, async |tasks| {
+        tasks.spawn("watch", until(tasks.shutdown().clone(), std::future::pending()));
+        tasks.shutdown().trigger();
+        Ok::<(), std::io::Error>(())
+    });
+    told_to_end.await.map_err(|error: Failure| error.to_string()).unwrap();
+}
