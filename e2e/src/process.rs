@@ -33,7 +33,7 @@ impl Identity {
     #[must_use]
     pub fn of(pid: i32) -> Option<Self> {
         let stat = Stat::read(pid)?;
-        (stat.state != 'Z').then_some(Self { pid, start_time: stat.start_time })
+        stat.runs().then_some(Self { pid, start_time: stat.start_time })
     }
 
     /// The identity of this program.
@@ -77,21 +77,33 @@ impl Identity {
     }
 }
 
+/// A line of `/proc/<pid>/stat`.
 struct Stat {
     state: char,
+    threads: u64,
     start_time: u64,
 }
 
 impl Stat {
     fn read(pid: i32) -> Option<Self> {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
         // The name in parentheses may hold spaces and parentheses itself.
         let (_, rest) = text.rsplit_once(") ")?;
         let mut fields = rest.split(' ');
         let state = fields.next()?.chars().next()?;
-        // The state is field 3; the start time is field 22.
-        let start_time = fields.nth(18)?.parse().ok()?;
-        Some(Self { state, start_time })
+        // The state is field 3, the threads are field 20, the start time is field 22.
+        let threads = fields.nth(16)?.parse().ok()?;
+        let start_time = fields.nth(1)?.parse().ok()?;
+        Some(Self { state, threads, start_time })
+    }
+
+    /// A zombie does not run. But the first thread of a killed process can be one while others still end, and hold
+    /// its files and sockets until then.
+    fn runs(&self) -> bool {
+        self.state != 'Z' || self.threads > 1
     }
 }
 
@@ -329,6 +341,17 @@ pub fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_process_runs_until_its_last_thread_has_ended() {
+        let line = |state, threads| {
+            format!("7 (a) b) {state} 1 7 7 0 -1 4228364 0 0 0 0 0 0 0 0 20 0 {threads} 0 3127 0 0 184 0 0\n")
+        };
+        let runs = |state, threads| Stat::parse(&line(state, threads)).unwrap().runs();
+        assert!(runs('S', 1) && runs('Z', 2) && !runs('Z', 1));
+        assert_eq!(Stat::parse(&line('Z', 1)).unwrap().start_time, 3127);
+        assert!(Stat::parse("7 (a) S 1").is_none());
+    }
 
     #[test]
     fn this_program_runs_and_a_reused_pid_does_not() {
