@@ -51,8 +51,10 @@ use crate::{
     source::{Layer, Source, prompt::Prompter},
 };
 
-/// How long a source may take to answer, if nothing else is said.
+/// How long a source may take to answer, if neither it nor the program says more.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How much longer the manager waits than a source itself does: the source knows which request had no answer.
+pub const PATIENCE_MARGIN: Duration = Duration::from_secs(1);
 /// How often sources that cannot tell of changes are asked anyway, while somebody watches.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -75,7 +77,7 @@ pub(crate) struct Inner {
     remembered: Mutex<HashMap<(String, Key), Option<Layer>>>,
     /// Sources that took too long, and until when they are left alone.
     asleep: Mutex<HashMap<String, Instant>>,
-    patience: Duration,
+    patience: Option<Duration>,
     look_again: Duration,
     health: Observed,
     metrics: Metrics,
@@ -97,7 +99,7 @@ pub struct Builder {
     sources: Vec<Arc<dyn Source>>,
     last_good: Option<Arc<dyn LastGood>>,
     prompter: Option<Arc<dyn Prompter>>,
-    patience: Duration,
+    patience: Option<Duration>,
     look_again: Duration,
     actor: Option<Actor>,
     /// Why the last-known-good file was not used.
@@ -133,10 +135,12 @@ impl Builder {
         self
     }
 
-    /// How long a source may take to answer. [`PATIENCE`] if not said.
+    /// How long any source may take to answer, whatever it says itself. If not said: [`PATIENCE`], and for a source
+    /// that [answers within](Source::answers_within) a time of its own at least [`PATIENCE_MARGIN`] more than that, so
+    /// that its own error is the one to be read.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+        self.patience = Some(patience);
         self
     }
 
@@ -203,7 +207,7 @@ impl ConfigManager {
             sources: Vec::new(),
             last_good: None,
             prompter: None,
-            patience: PATIENCE,
+            patience: None,
             look_again: LOOK_AGAIN,
             actor: None,
             refused: None,

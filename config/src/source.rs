@@ -8,7 +8,7 @@ pub mod file;
 pub mod given;
 pub mod prompt;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -129,6 +129,12 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// What it says of itself in the health report, besides whether it answers. Asked with each report: from memory.
     fn condition(&self) -> Condition {
         Condition::default()
+    }
+
+    /// The time after which it gives up by itself, with an error that says what had no answer. The manager waits longer
+    /// than that. `None`: it knows no such time.
+    fn answers_within(&self) -> Option<Duration> {
+        None
     }
 
     /// Called when it becomes part of a chain. A source that finds things out by itself (a refused update) counts

@@ -3,12 +3,12 @@
 use std::{
     fmt,
     sync::{Arc, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 
-use super::{Inner, known::Known};
+use super::{Inner, PATIENCE, PATIENCE_MARGIN, known::Known};
 use crate::{
     last_known_good::{LastKnownGood, Memory},
     model::Model,
@@ -75,6 +75,12 @@ impl LastGood for LastKnownGood {
 }
 
 impl Inner {
+    /// How long this source may take.
+    fn patience_with(&self, source: &dyn Source) -> Duration {
+        let own = source.answers_within().map(|own| own.saturating_add(PATIENCE_MARGIN));
+        self.patience.unwrap_or_else(|| own.map_or(PATIENCE, |own| own.max(PATIENCE)))
+    }
+
     /// Asks, and waits for as long as the manager's patience lasts. A source that exceeded it is left alone for as long
     /// again: else each read of settings would wait for it.
     pub(super) async fn read_in_time(
@@ -87,19 +93,20 @@ impl Inner {
             why,
             hint: "Look at its health and at the network between".to_owned(),
         };
+        let patience = self.patience_with(&**source);
         let asleep = {
             let asleep = self.asleep.lock().unwrap_or_else(PoisonError::into_inner);
             asleep.get(source.name()).is_some_and(|until| Instant::now() < *until)
         };
         if asleep {
-            return Err(slow(format!("it did not answer within {:?} a moment ago", self.patience)));
+            return Err(slow(format!("it did not answer within {:?} a moment ago", patience)));
         }
-        match tokio::time::timeout(self.patience, source.read(&known.model)).await {
+        match tokio::time::timeout(patience, source.read(&known.model)).await {
             Ok(answer) => answer,
             Err(_) => {
                 let mut asleep = self.asleep.lock().unwrap_or_else(PoisonError::into_inner);
-                asleep.insert(source.name().to_owned(), Instant::now() + self.patience);
-                Err(slow(format!("it did not answer within {:?}", self.patience)))
+                asleep.insert(source.name().to_owned(), Instant::now() + patience);
+                Err(slow(format!("it did not answer within {:?}", patience)))
             }
         }
     }

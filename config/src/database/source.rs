@@ -1,5 +1,7 @@
 //! The database as a source of the chain.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
@@ -39,6 +41,11 @@ impl Source for Database {
     fn encryption(&self) -> Option<String> {
         let version = self.place.keyring.newest(Purpose::Encryption).ok()?;
         Some(format!("AES-256-GCM, key {}", version.0))
+    }
+
+    /// For so long another process may keep it locked.
+    fn answers_within(&self) -> Option<Duration> {
+        Some(self.place.options.patience)
     }
 
     fn condition(&self) -> Condition {

@@ -304,6 +304,10 @@ impl Store for OpenBao {
         format!("`bao kv put -address={url} -mount={} {path} <field>=<value>`", self.mount)
     }
 
+    fn answers_within(&self) -> Option<Duration> {
+        Some(self.timeout)
+    }
+
     async fn get(&self, path: &StorePath) -> Result<Option<Entry>, SourceError> {
         self.reading(path, async { Ok(self.head(path).await?.into_entry()) }).await
     }

@@ -105,6 +105,11 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// How a person writes there by hand, in one line.
     fn how_to_set(&self, path: &StorePath) -> String;
 
+    /// The time within which every call ends. `None`: it is not known.
+    fn answers_within(&self) -> Option<Duration> {
+        None
+    }
+
     /// What stands at the path now; `None` when nothing does, or when it was deleted.
     ///
     /// # Errors

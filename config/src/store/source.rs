@@ -147,6 +147,10 @@ impl Source for StoreSource {
         Some("by the store itself".to_owned())
     }
 
+    fn answers_within(&self) -> Option<Duration> {
+        self.store.answers_within()
+    }
+
     fn condition(&self) -> Condition {
         let back = self.went_back().into_iter();
         let back: Vec<_> = back.map(|(path, seen, now)| format!("{path} from {seen} to {now}")).collect();

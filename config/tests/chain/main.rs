@@ -9,6 +9,8 @@ mod file;
 mod kept;
 mod outside;
 mod reading;
+#[cfg(feature = "openbao")]
+mod slow;
 mod store;
 mod telling;
 mod watching;
