@@ -142,6 +142,18 @@ struct ModelState {
     error: Option<LastError>,
 }
 
+impl State {
+    fn model(&mut self, known: &Known) -> &mut ModelState {
+        self.models.entry(known.model.key.clone()).or_insert_with(|| ModelState {
+            version: known.model.version.clone(),
+            stored: BTreeSet::new(),
+            read_at: None,
+            unknown: Vec::new(),
+            error: None,
+        })
+    }
+}
+
 /// What is known of sources and models by now.
 #[derive(Debug, Default)]
 pub(crate) struct Observed {
@@ -230,13 +242,7 @@ impl Observed {
         }
         let unknown: Vec<_> =
             resolution.unknown.iter().map(|field| (field.place.to_string(), field.at.clone())).collect();
-        let model = state.models.entry(key.clone()).or_insert_with(|| ModelState {
-            version: known.model.version.clone(),
-            stored: BTreeSet::new(),
-            read_at: None,
-            unknown: Vec::new(),
-            error: None,
-        });
+        let model = state.model(known);
         let news: Vec<_> = resolution
             .unknown
             .iter()
@@ -257,13 +263,7 @@ impl Observed {
     pub fn model(&self, known: &Known, error: Option<&ConfigError>) {
         let error = error.map(|error| (error.reason(), now(&error.to_string())));
         let mut state = self.state();
-        let model = state.models.entry(known.model.key.clone()).or_insert_with(|| ModelState {
-            version: known.model.version.clone(),
-            stored: BTreeSet::new(),
-            read_at: None,
-            unknown: Vec::new(),
-            error: None,
-        });
+        let model = state.model(known);
         match (&model.error, &error) {
             (before, Some((reason, now))) if before.as_ref().is_none_or(|before| before.text != now.text) => {
                 tracing::warn!(reason, "no good settings: {}", now.text);

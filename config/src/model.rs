@@ -3,7 +3,10 @@
 //! Sources and stores never see the Rust type: they see its key, its JSON Schema, its schema version and which places
 //! are secret.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde::{Serialize, de::DeserializeOwned};
@@ -82,6 +85,18 @@ pub struct Model {
     pub version: SchemaVersion,
     /// Places whose values are secret; what lies in them is, too.
     pub secrets: Vec<FieldPath>,
+    /// The places of the schema, prepared with the first use: `Places::default()`.
+    pub places: Places,
+}
+
+/// The places of a schema, prepared. Clones share what was prepared.
+#[derive(Clone, Default)]
+pub struct Places(Arc<OnceLock<schema::Shape>>);
+
+impl fmt::Debug for Places {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Places").finish_non_exhaustive()
+    }
 }
 
 /// Why a type is no model. A mistake of the program, not of its user.
@@ -152,13 +167,17 @@ impl Model {
         secrets.sort();
         secrets.dedup();
         let schema = Schema::try_from(schema).map_err(|_| ModelError::NoStruct { key: key.clone() })?;
-        Ok(Self { key, schema, version, secrets })
+        Ok(Self { key, schema, version, secrets, places: Places::default() })
     }
 
     /// Whether the value at `place` is secret, or has a secret in it, or lies in one.
     #[must_use]
     pub fn touches_secret(&self, place: &FieldPath) -> bool {
         self.secrets.iter().any(|secret| secret.covers(place) || place.covers(secret))
+    }
+
+    pub(crate) fn shape(&self) -> &schema::Shape {
+        self.places.0.get_or_init(|| schema::Shape::of(self.schema.as_value()))
     }
 
     /// The whole of its values, as its schema describes it.

@@ -13,5 +13,5 @@ pub use bounds::Bounds;
 pub use faults::{Extent, Fault, FaultKind, faults};
 pub use place::{Place, Step, json_type};
 pub(crate) use secrets::{mark_secret, secrets};
-pub(crate) use shape::Shape;
+pub(crate) use shape::{Leads, Shape, Text};
 pub use version::version;

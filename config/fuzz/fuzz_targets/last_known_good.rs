@@ -28,6 +28,7 @@ fn place() -> Option<Place> {
         schema: schemars::Schema::default(),
         version: SchemaVersion("0123456789abcdef".to_owned()),
         secrets: vec![],
+        places: Default::default(),
     };
     let values = serde_json::json!({"id": 1}).as_object()?.clone();
     let layer =

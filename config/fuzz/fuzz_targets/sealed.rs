@@ -22,6 +22,7 @@ fn place() -> Option<(tempfile::TempDir, Keyring, Model)> {
         schema: schemars::Schema::default(),
         version: SchemaVersion("0123456789abcdef".to_owned()),
         secrets: vec![FieldPath::root().join("a"), ["b", "a"].into_iter().collect()],
+        places: Default::default(),
     };
     Some((folder, keyring, model))
 }

@@ -78,9 +78,9 @@ impl ConfigManager {
             false => value.clone(),
         };
         let mut fields = Vec::new();
-        for (place, number) in &resolution.merged.from {
+        for (place, number) in resolution.origins(&known).iter() {
             let Some(value) = value_at(&resolution.merged.values, place) else { continue };
-            let asked = &resolution.asked[*number];
+            let asked = &resolution.asked[number];
             let hides = resolution.asked[number + 1..].iter().filter_map(|lower| {
                 let layer = lower.layer.as_ref()?;
                 value_at(&layer.values, place)?;

@@ -170,8 +170,8 @@ impl ConfigManager {
             Some(layer) => inner.fit(keeper, known, layer, &mut Vec::new())?.0.values,
         };
         let mut values = super::merge::Merged::default();
-        values.add(&known.shape, 0, fields);
-        values.add(&known.shape, 1, &there);
+        values.add(known.model.shape(), fields);
+        values.add(known.model.shape(), &there);
         let mut values = values.values;
         if let Some(place) = remove {
             super::resolve::take_out(&mut values, place.names());
@@ -210,8 +210,8 @@ impl ConfigManager {
         // All sources: what was written is remembered as the last known good at once.
         let Ok(resolution) = self.inner.resolve(known, Reach::All).await else { return Vec::new() };
         let mut found = BTreeMap::new();
-        for (place, number) in &resolution.merged.from {
-            let asked = &resolution.asked[*number];
+        for (place, number) in resolution.origins(known).iter() {
+            let asked = &resolution.asked[number];
             if asked.source.name() == keeper {
                 continue;
             }

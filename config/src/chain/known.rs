@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     key::{FieldPath, Key},
     model::{Config, Migration, Model, ModelError},
-    schema::{Bounds, Extent, Fault, FaultKind, Shape, Step, faults, json_type},
+    schema::{Bounds, Extent, Fault, FaultKind, Step, faults, json_type},
     source::{Document, value_at},
 };
 
@@ -24,8 +24,6 @@ pub(crate) struct Known {
     pub model: Model,
     pub migrations: Vec<Migration>,
     bounds: Bounds,
-    /// Its places, prepared.
-    pub shape: Shape,
     judge: fn(&Model, &Value) -> Option<Fault>,
     type_name: &'static str,
     type_id: TypeId,
@@ -36,7 +34,6 @@ impl Known {
         let model = Model::of::<T>()?;
         Ok(Self {
             bounds: Bounds::of(model.schema.as_value()),
-            shape: Shape::of(model.schema.as_value()),
             model,
             migrations: T::migrations(),
             judge: |model, values| parsed::<T>(model, values).err(),
@@ -49,7 +46,6 @@ impl Known {
     fn untyped(model: Model) -> Self {
         Self {
             bounds: Bounds::of(model.schema.as_value()),
-            shape: Shape::of(model.schema.as_value()),
             model,
             migrations: Vec::new(),
             judge: |_, _| None,
@@ -61,7 +57,7 @@ impl Known {
     /// The value of the type, if nothing at all is wrong. The values have no unknown fields.
     pub fn good<T: Config>(&self, values: &Value) -> Option<T> {
         let value = T::deserialize(values).ok()?;
-        let fits = values.as_object().is_some_and(|values| self.shape.fits(values, Extent::Whole));
+        let fits = values.as_object().is_some_and(|values| self.model.shape().fits(values, Extent::Whole));
         (fits && self.bounds.hold(values)).then_some(value)
     }
 
@@ -95,7 +91,7 @@ impl Known {
 
     /// What the schema's types and names say.
     pub fn types(&self, values: &Document, extent: Extent) -> Vec<Fault> {
-        match self.shape.fits(values, extent) {
+        match self.model.shape().fits(values, extent) {
             true => Vec::new(),
             false => faults(self.model.schema.as_value(), values, extent),
         }

@@ -9,21 +9,45 @@ use serde_json::Value;
 
 use crate::{key::FieldPath, schema::Shape, source::Document};
 
-/// The merged values, and for each the number of the layer it came from.
+/// The merged values.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Merged {
     pub values: Document,
-    pub from: BTreeMap<FieldPath, usize>,
     /// Tables to which nothing is added any more: a layer has something there that is no table (null, say), and so hides
     /// those below it.
     closed: BTreeSet<FieldPath>,
 }
 
+/// For each value the number of the layer it came from.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Origins(BTreeMap<FieldPath, usize>);
+
+/// The place that is merged, by the names on the way to it. A path is made of it only where one is kept.
+#[derive(Clone, Copy)]
+struct Here<'a> {
+    up: Option<&'a Here<'a>>,
+    name: &'a str,
+}
+
+impl Here<'_> {
+    fn path(&self) -> FieldPath {
+        let mut names: Vec<_> =
+            std::iter::successors(Some(self), |here| here.up).map(|here| here.name).collect();
+        names.reverse();
+        names.into_iter().collect()
+    }
+}
+
 impl Merged {
     /// Adds a layer below those that are there.
-    pub fn add(&mut self, shape: &Shape, number: usize, layer: &Document) {
+    pub fn add(&mut self, shape: &Shape, layer: &Document) {
+        self.add_noting(shape, layer, &mut |_| ());
+    }
+
+    /// The same; `added` is told where.
+    fn add_noting(&mut self, shape: &Shape, layer: &Document, added: &mut dyn FnMut(&Here<'_>)) {
         let mut values = std::mem::take(&mut self.values);
-        self.fill((shape, Shape::ROOT), &mut values, layer, &FieldPath::root(), number);
+        self.fill((shape, Shape::ROOT), &mut values, layer, None, added);
         self.values = values;
     }
 
@@ -32,33 +56,33 @@ impl Merged {
         (shape, place): (&Shape, usize),
         into: &mut Document,
         layer: &Document,
-        path: &FieldPath,
-        number: usize,
+        up: Option<&Here<'_>>,
+        added: &mut dyn FnMut(&Here<'_>),
     ) {
         for (name, value) in layer {
-            let path = path.join(name);
+            let at = Here { up, name };
             let here = into.get_mut(name);
             // Only tables merge; what is none need not be looked up.
             let is_table = value.is_object() || here.as_ref().is_some_and(|here| here.is_object());
             let inner = if is_table { shape.merging(place, name) } else { None };
             match (here, value, inner) {
                 (Some(Value::Object(table)), Value::Object(lower), Some(inner)) => {
-                    if !self.closed.contains(&path) {
-                        self.fill((shape, inner), table, lower, &path, number);
+                    if self.closed.is_empty() || !self.closed.contains(&at.path()) {
+                        self.fill((shape, inner), table, lower, Some(&at), added);
                     }
                 }
                 (Some(Value::Object(_)), _, Some(_)) => {
-                    self.closed.insert(path);
+                    self.closed.insert(at.path());
                 }
                 (Some(_), _, _) => {}
                 (None, Value::Object(table), Some(inner)) if !table.is_empty() => {
                     let mut empty = Document::new();
-                    self.fill((shape, inner), &mut empty, table, &path, number);
+                    self.fill((shape, inner), &mut empty, table, Some(&at), added);
                     into.insert(name.clone(), Value::Object(empty));
                 }
                 (None, value, _) => {
                     into.insert(name.clone(), value.clone());
-                    self.from.insert(path, number);
+                    added(&at);
                 }
             }
         }
@@ -68,13 +92,32 @@ impl Merged {
     pub fn is_complete(&self, shape: &Shape) -> bool {
         shape.is_complete(Shape::ROOT, &self.values)
     }
+}
+
+impl Origins {
+    /// Merges the layers, each with its number, once more: a program that reads its settings never asks where they come
+    /// from.
+    pub fn of<'l>(shape: &Shape, layers: impl IntoIterator<Item = (usize, &'l Document)>) -> Self {
+        let (mut merged, mut origins) = (Merged::default(), BTreeMap::new());
+        for (number, layer) in layers {
+            merged.add_noting(shape, layer, &mut |at| {
+                origins.insert(at.path(), number);
+            });
+        }
+        Self(origins)
+    }
+
+    /// Each value's place and layer.
+    pub fn iter(&self) -> impl Iterator<Item = (&FieldPath, usize)> {
+        self.0.iter().map(|(place, number)| (place, *number))
+    }
 
     /// The layer that gave the value at a place, or the first one around it or in it.
-    pub fn origin(&self, place: &FieldPath) -> Option<usize> {
-        let exact = self.from.get(place).copied();
+    pub fn find(&self, place: &FieldPath) -> Option<usize> {
+        let exact = self.0.get(place).copied();
         exact
-            .or_else(|| self.from.iter().find(|(known, _)| known.covers(place)).map(|(_, number)| *number))
-            .or_else(|| self.from.iter().find(|(known, _)| place.covers(known)).map(|(_, number)| *number))
+            .or_else(|| self.iter().find(|(known, _)| known.covers(place)).map(|(_, number)| number))
+            .or_else(|| self.iter().find(|(known, _)| place.covers(known)).map(|(_, number)| number))
     }
 }
 
@@ -131,8 +174,8 @@ mod tests {
     fn merged(layers: &[Document]) -> Merged {
         let shape = Shape::of(&schema());
         let mut merged = Merged::default();
-        for (number, layer) in layers.iter().enumerate() {
-            merged.add(&shape, number, layer);
+        for layer in layers {
+            merged.add(&shape, layer);
         }
         merged
     }
@@ -141,14 +184,15 @@ mod tests {
         #[test]
         fn the_first_that_has_a_field_wins_it(layers in proptest::collection::vec(documents(), 1..4)) {
             let merged = merged(&layers);
-            for (place, number) in &merged.from {
+            let origins = Origins::of(&Shape::of(&schema()), layers.iter().enumerate());
+            for (place, number) in origins.iter() {
                 let value = crate::source::value_at(&merged.values, place);
-                if crate::source::value_at(&layers[*number], place) == Some(&json!({})) {
+                if crate::source::value_at(&layers[number], place) == Some(&json!({})) {
                     // An empty table: a lower source may fill it.
                     continue;
                 }
-                prop_assert_eq!(value, crate::source::value_at(&layers[*number], place), "{} is as its source has it", place);
-                for higher in &layers[..*number] {
+                prop_assert_eq!(value, crate::source::value_at(&layers[number], place), "{} is as its source has it", place);
+                for higher in &layers[..number] {
                     // A higher one may have the table around, never the field itself.
                     prop_assert_eq!(crate::source::value_at(higher, place), None, "{} was in a higher source", place);
                 }

@@ -76,7 +76,7 @@ impl ConfigManager {
                 put(&mut answers, &place, value);
             }
             let mut whole = resolution.merged.clone();
-            whole.add(&known.shape, resolution.asked.len(), &answers);
+            whole.add(known.model.shape(), &answers);
             let faults = known.whole(&whole.values);
             if faults.is_empty() {
                 self.keep_answers(known, &answers, &prompter).await?;

@@ -11,7 +11,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Inner, asking::Given, known::Known, merge::Merged};
+use super::{
+    Inner,
+    asking::Given,
+    known::Known,
+    merge::{Merged, Origins},
+};
 use crate::{
     error::{ConfigError, MissingField, Unfit},
     key::FieldPath,
@@ -93,15 +98,24 @@ pub(crate) struct Resolution {
 }
 
 impl Resolution {
+    /// For each value the number of the source that gave it.
+    pub fn origins(&self, known: &Known) -> Origins {
+        let layers = self.asked.iter().enumerate();
+        Origins::of(
+            known.model.shape(),
+            layers.filter_map(|(number, asked)| Some((number, &asked.layer.as_ref()?.values))),
+        )
+    }
+
     /// Where the value of a field stands, for people.
-    pub fn at(&self, place: &FieldPath) -> String {
-        let origin = self.merged.origin(place).and_then(|number| self.asked[number].layer.as_ref());
+    fn at(&self, origins: &Origins, place: &FieldPath) -> String {
+        let origin = origins.find(place).and_then(|number| self.asked[number].layer.as_ref());
         origin.map_or_else(|| "no source".to_owned(), |layer| layer_at(layer, place))
     }
 
     /// Version under which the value of a field is stored.
-    fn stored(&self, place: &FieldPath) -> Option<SchemaVersion> {
-        let number = self.merged.origin(place)?;
+    fn stored(&self, origins: &Origins, place: &FieldPath) -> Option<SchemaVersion> {
+        let number = origins.find(place)?;
         match &self.asked[number].answer {
             Answer::Gave { stored, .. } => stored.clone(),
             _ => self.asked[number].layer.as_ref()?.version.clone(),
@@ -144,7 +158,10 @@ impl Inner {
         let mut resolution = Resolution { merged: Merged::default(), asked: Vec::new(), unknown: Vec::new() };
         for source in &self.sources {
             let number = resolution.asked.len();
-            if reach == Reach::UntilComplete && number > 0 && resolution.merged.is_complete(&known.shape) {
+            if reach == Reach::UntilComplete
+                && number > 0
+                && resolution.merged.is_complete(known.model.shape())
+            {
                 resolution.asked.push(Asked {
                     source: source.clone(),
                     answer: Answer::NotAsked,
@@ -154,7 +171,7 @@ impl Inner {
             }
             let (answer, layer) = self.ask(source, known, &mut resolution.unknown, given).await?;
             if let Some(layer) = &layer {
-                resolution.merged.add(&known.shape, number, &layer.values);
+                resolution.merged.add(known.model.shape(), &layer.values);
             }
             resolution.asked.push(Asked { source: source.clone(), answer, layer });
         }
@@ -177,7 +194,8 @@ impl Inner {
                 return Ok((Answer::Nothing, None));
             }
             Ok(Some(layer)) => {
-                let raw = source.keep_last_known_good().then(|| layer.clone());
+                let is_kept = self.last_good.is_some() && source.keep_last_known_good();
+                let raw = is_kept.then(|| layer.clone());
                 let (layer, stored, migrated) = self.fit(source, known, layer, unknown)?;
                 self.answered(source, ReadOutcome::Gave);
                 if let Some(raw) = raw {
@@ -304,12 +322,13 @@ impl Inner {
 
     /// The error for whole values that do not fit, each with where it stands.
     pub(crate) fn unfit(known: &Known, resolution: &Resolution, faults: Vec<Fault>) -> ConfigError {
-        let stored = faults.iter().find_map(|fault| resolution.stored(&fault.place));
+        let origins = resolution.origins(known);
+        let stored = faults.iter().find_map(|fault| resolution.stored(&origins, &fault.place));
         let mut error = Unfit::of(&known.model, &known.migrations, stored);
         error.faults = faults
             .into_iter()
             .map(|fault| {
-                let at = resolution.at(&fault.place);
+                let at = resolution.at(&origins, &fault.place);
                 (fault, at)
             })
             .collect();

@@ -75,7 +75,7 @@ impl ConfigManager {
         let mut items = BTreeMap::new();
         for known in self.inner.registry.all() {
             let resolution = self.inner.resolve(&known, Reach::All).await?;
-            if resolution.merged.from.is_empty() {
+            if resolution.merged.values.is_empty() {
                 continue;
             }
             let mut values = resolution.merged.values.clone();
@@ -127,10 +127,11 @@ impl ConfigManager {
         resolution: &Resolution,
         places: &[FieldPath],
     ) -> Result<(), ConfigError> {
+        let origins = resolution.origins(known);
         for (number, asked) in resolution.asked.iter().enumerate() {
             let mine = |place: &FieldPath| {
-                let mut from = resolution.merged.from.iter();
-                from.any(|(known, origin)| *origin == number && (place.covers(known) || known.covers(place)))
+                let mut from = origins.iter();
+                from.any(|(known, origin)| origin == number && (place.covers(known) || known.covers(place)))
             };
             let mine: Vec<_> = places.iter().filter(|place| mine(place)).cloned().collect();
             if !mine.is_empty() {

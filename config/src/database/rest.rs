@@ -146,6 +146,7 @@ pub(crate) fn bare(key: &Key) -> Model {
         schema: Schema::default(),
         version: SchemaVersion(String::new()),
         secrets: Vec::new(),
+        places: Default::default(),
     }
 }
 

@@ -79,6 +79,7 @@ fn model(key: &str) -> Model {
         schema: Schema::default(),
         version: SchemaVersion("0123456789abcdef".to_owned()),
         secrets: vec![place("password"), ["login", "token"].into_iter().collect()],
+        places: Default::default(),
     }
 }
 

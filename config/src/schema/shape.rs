@@ -20,10 +20,14 @@ pub(crate) struct Shape {
     places: Vec<Prepared>,
 }
 
+/// Where a name leads from a place, as [`Step`] says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leads {
+pub(crate) enum Leads {
+    /// To the place with this number.
     To(usize),
+    /// Anything goes there.
     Open,
+    /// Nothing may stand there.
     Unknown,
 }
 
@@ -84,6 +88,17 @@ fn bit(value: &Value) -> u8 {
     }
 }
 
+/// How a text is read where values of some types may stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Text {
+    /// As it is.
+    Itself,
+    /// As JSON, and else as it is.
+    Perhaps,
+    /// As JSON.
+    Json,
+}
+
 /// A name that no schema has.
 const NOBODYS: &str = "\u{0}";
 
@@ -137,7 +152,8 @@ impl Shape {
     /// The whole.
     pub(crate) const ROOT: usize = 0;
 
-    fn leads(&self, place: usize, name: &str) -> Leads {
+    /// Where a name leads.
+    pub(crate) fn leads(&self, place: usize, name: &str) -> Leads {
         self.places
             .get(place)
             .map_or(Leads::Open, |place| place.fields.get(name).copied().unwrap_or(place.other))
@@ -148,6 +164,27 @@ impl Shape {
         match self.leads(place, name) {
             Leads::To(inner) if self.places[inner].merges => Some(inner),
             _ => None,
+        }
+    }
+
+    /// The fields of a place, and where they lead.
+    pub(crate) fn fields(&self, place: usize) -> impl Iterator<Item = (&str, Leads)> {
+        let here = self.places.get(place).into_iter();
+        here.flat_map(|here| &here.fields).map(|(name, leads)| (name.as_str(), *leads))
+    }
+
+    /// Whether it has members under any name.
+    pub(crate) fn is_map(&self, place: usize) -> bool {
+        self.places.get(place).is_some_and(|place| place.is_map)
+    }
+
+    /// How a text stands for a value there.
+    pub(crate) fn text(&self, place: usize) -> Text {
+        let types = self.places.get(place).map_or(ANY, |place| place.types);
+        match (types == ANY, types & STRING != 0, types & !(STRING | NULL) != 0) {
+            (true, ..) | (_, true, true) => Text::Perhaps,
+            (_, true, false) => Text::Itself,
+            (_, false, _) => Text::Json,
         }
     }
 

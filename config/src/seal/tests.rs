@@ -18,6 +18,7 @@ fn model(secrets: &[&[&str]]) -> Model {
         schema: schemars::Schema::default(),
         version: SchemaVersion("0123456789abcdef".to_owned()),
         secrets: secrets.iter().map(|names| names.iter().copied().collect()).collect(),
+        places: Default::default(),
     }
 }
 

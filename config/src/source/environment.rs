@@ -12,7 +12,7 @@ use super::{Document, Layer, Source, SourceError};
 use crate::{
     key::FieldPath,
     model::Model,
-    schema::{Place, Step},
+    schema::{Leads, Shape, Step, Text},
 };
 
 /// Variables of this process.
@@ -104,42 +104,60 @@ impl Environment {
         }
     }
 
-    /// The variables that are meant for a model: (name, path as it stands in the name, value).
-    fn meant_for(&self, model: &Model) -> Result<Vec<(String, Vec<String>, String)>, SourceError> {
-        let whole = self.whole(model);
-        let fields = self.fields(model);
+    /// Which of a model's fields a variable's name means: `""` for the whole, `FIELD__FIELD`; `None` if it is not meant.
+    fn meant<'n>(&self, model: &Model, name: &'n str) -> Option<&'n str> {
+        let rest = name.strip_prefix(&self.prefix)?;
+        match self.style {
+            Style::Flat => Some(rest),
+            Style::Keyed => match rest.strip_prefix(model.key.as_str())? {
+                "" => Some(""),
+                rest => rest.strip_prefix("__"),
+            },
+        }
+    }
+
+    /// The variables that are meant for a model.
+    fn meant_for(&self, model: &Model) -> Result<Vec<Variable>, SourceError> {
         let mut found = Vec::new();
+        // Nearly all variables are somebody else's.
+        let ours = |name: &OsString| name.as_encoded_bytes().starts_with(self.prefix.as_bytes());
         let mut take = |name: OsString, value: OsString| -> Result<(), SourceError> {
-            // Nearly all variables are somebody else's.
-            if !name.as_encoded_bytes().starts_with(self.prefix.as_bytes()) {
-                return Ok(());
-            }
-            let shown = name.to_string_lossy();
-            let path = if whole.as_deref() == Some(&*shown) {
-                Vec::new()
-            } else if let Some(rest) = shown.strip_prefix(&fields) {
-                rest.split("__").map(str::to_owned).collect()
-            } else {
-                return Ok(());
-            };
+            let name = name.into_string().unwrap_or_else(|name| name.to_string_lossy().into_owned());
+            let Some(rest) = self.meant(model, &name) else { return Ok(()) };
+            let is_whole =
+                self.style == Style::Keyed && name.len() == self.prefix.len() + model.key.as_str().len();
+            let parts = if is_whole { 0 } else { rest.split("__").count() };
+            let path = name.len() - rest.len();
             let value = value
                 .into_string()
-                .map_err(|_| malformed(&shown, "its value is not UTF-8", "Set it again"))?;
-            found.push((shown.into_owned(), path, value));
+                .map_err(|_| malformed(&name, "its value is not UTF-8", "Set it again"))?;
+            found.push(Variable { parts, name, path, value });
             Ok(())
         };
         match &self.variables {
             Some(variables) => {
-                let ours = |name: &OsString| name.as_encoded_bytes().starts_with(self.prefix.as_bytes());
                 let mut ours = variables.iter().filter(|(name, _)| ours(name));
                 ours.try_for_each(|(name, value)| take(name.clone(), value.clone()))?;
             }
-            None => std::env::vars_os().try_for_each(|(name, value)| take(name, value))?,
+            None => {
+                let mut ours = std::env::vars_os().filter(|(name, _)| ours(name));
+                ours.try_for_each(|(name, value)| take(name, value))?;
+            }
         }
         // The whole first, then tables before what lies in them; the order of the environment is nobody's choice.
-        found.sort_by(|(one, left, _), (other, right, _)| (left.len(), one).cmp(&(right.len(), other)));
+        found.sort_by(|one, other| (one.parts, &one.name).cmp(&(other.parts, &other.name)));
         Ok(found)
     }
+}
+
+/// A variable that is meant for a model.
+struct Variable {
+    /// How many names its path has; none for the whole.
+    parts: usize,
+    name: String,
+    /// Where in the name the path begins.
+    path: usize,
+    value: String,
 }
 
 #[async_trait]
@@ -161,35 +179,37 @@ impl Source for Environment {
 
     async fn read(&self, model: &Model) -> Result<Option<Layer>, SourceError> {
         let variables = self.meant_for(model)?;
+        if variables.is_empty() {
+            return Ok(None);
+        }
         let mut values = Document::new();
         let mut fields = BTreeMap::new();
         let mut place = "the environment".to_owned();
-        for (name, path, text) in variables {
-            if path.is_empty() {
+        for Variable { parts, name, path, value: text } in variables {
+            if parts == 0 {
                 values = whole(&name, &text)?;
                 place = format!("variable {name}");
-                fields.insert(FieldPath::root(), name);
+                fields.insert(FieldPath::root(), place.clone());
                 continue;
             }
-            let (path, target) = locate(model, &name, &path)?;
-            if let (Step::Unknown, Style::Flat) = (target, self.style)
+            let (path, leads) = locate(model, &name, &name[path..])?;
+            if let (Leads::Unknown, Style::Flat) = (leads, self.style)
                 && of_a_service(path.names())
             {
                 continue;
             }
-            let value = match target {
-                Step::To(target) => typed(target, &name, text)?,
+            let value = match leads {
+                Leads::To(target) => typed(model, (target, &path), &name, text)?,
                 // What nobody describes is JSON where it can be, else text.
-                Step::Open | Step::Unknown => serde_json::from_str(&text).unwrap_or(Value::String(text)),
+                Leads::Open | Leads::Unknown => json_or_text(text),
             };
             insert(&mut values, &fields, &path, value, &name)?;
-            fields.insert(path, name);
+            fields.insert(path, format!("variable {name}"));
         }
         if fields.is_empty() {
             return Ok(None);
         }
         fields.remove(&FieldPath::root());
-        let fields = fields.into_iter().map(|(path, name)| (path, format!("variable {name}"))).collect();
         Ok(Some(Layer { values, place, fields, version: None, revision: None }))
     }
 }
@@ -223,57 +243,66 @@ fn same(one: &str, other: &str) -> bool {
 }
 
 /// Finds the fields that the parts of a variable's name mean.
-fn locate<'m>(
-    model: &'m Model,
-    variable: &str,
-    path: &[String],
-) -> Result<(FieldPath, Step<'m>), SourceError> {
-    let mut found = FieldPath::root();
-    let mut here = Step::To(model.root());
-    for name in path {
-        let Step::To(place) = here else {
-            found = found.join(&name.to_lowercase());
+fn locate(model: &Model, variable: &str, path: &str) -> Result<(FieldPath, Leads), SourceError> {
+    let shape = model.shape();
+    let mut found = Vec::new();
+    let mut here = Leads::To(Shape::ROOT);
+    for name in path.split("__") {
+        let Leads::To(place) = here else {
+            found.push(name.to_lowercase());
             continue;
         };
-        let fields: Vec<_> = place.fields().into_iter().filter(|(field, _)| same(field, name)).collect();
-        (found, here) = match fields.as_slice() {
-            // Through `step`, which knows when one name means several things.
-            [(field, _)] => (found.join(field), place.step(field)),
+        let mut fields = shape.fields(place).filter(|(field, _)| same(field, name));
+        let (field, leads) = match (fields.next(), fields.next()) {
+            (Some((field, leads)), None) => (field.to_owned(), leads),
             // The name of a map's member is the user's own.
-            [] if place.is_map() => (found.join(name), place.step(name)),
-            [] => (found.join(&name.to_lowercase()), place.step(&name.to_lowercase())),
-            several => {
-                let names: Vec<_> = several.iter().map(|(name, _)| *name).collect();
+            (None, _) if shape.is_map(place) => (name.to_owned(), shape.leads(place, name)),
+            (None, _) => {
+                let name = name.to_lowercase();
+                let leads = shape.leads(place, &name);
+                (name, leads)
+            }
+            (Some(_), Some(_)) => {
+                let names = shape.fields(place).map(|(field, _)| field).filter(|field| same(field, name));
                 return Err(malformed(
                     variable,
-                    &format!("it could mean any of {}", names.join(", ")),
+                    &format!("it could mean any of {}", names.collect::<Vec<_>>().join(", ")),
                     "Give the whole as JSON instead",
                 ));
             }
         };
+        found.push(field);
+        here = leads;
     }
-    Ok((found, here))
+    Ok((found.into_iter().collect(), here))
+}
+
+fn json_or_text(text: String) -> Value {
+    serde_json::from_str(&text).unwrap_or(Value::String(text))
 }
 
 /// Reads text as the type that its place has.
-fn typed(place: Place<'_>, variable: &str, text: String) -> Result<Value, SourceError> {
-    let types = place.types();
-    let others = types.iter().any(|name| !matches!(*name, "string" | "null"));
-    let takes_text = types.contains(&"string");
-    if takes_text && !others {
-        return Ok(Value::String(text));
-    }
-    match serde_json::from_str::<Value>(&text) {
+fn typed(
+    model: &Model,
+    (number, path): (usize, &FieldPath),
+    variable: &str,
+    text: String,
+) -> Result<Value, SourceError> {
+    match model.shape().text(number) {
+        Text::Itself => Ok(Value::String(text)),
         // `"5"` in quotes is text, where both are possible.
-        Ok(value) => Ok(value),
-        Err(_) if takes_text || types.is_empty() => Ok(Value::String(text)),
-        Err(_) => {
+        Text::Perhaps => Ok(json_or_text(text)),
+        Text::Json => serde_json::from_str(&text).map_err(|_| {
+            let (types, expected) = match model.root().find(path) {
+                Step::To(place) => (place.types(), place.expected()),
+                Step::Open | Step::Unknown => (Vec::new(), "JSON".to_owned()),
+            };
             let hint = match types.contains(&"array") || types.contains(&"object") {
                 true => "Lists and tables are written as JSON, e.g. [\"a\", \"b\"]",
                 false => "Write it without quotes, as in JSON",
             };
-            Err(malformed(variable, &format!("expected {}, found text that is none", place.expected()), hint))
-        }
+            malformed(variable, &format!("expected {expected}, found text that is none"), hint)
+        }),
     }
 }
 
@@ -288,7 +317,7 @@ fn insert(
     let twice = || {
         let other =
             given.iter().filter(|(other, _)| other.covers(path)).map(|(_, name)| name.as_str()).next_back();
-        let why = format!("the variable {} gives {path}, too", other.unwrap_or("of another case"));
+        let why = format!("the {} gives {path}, too", other.unwrap_or("variable of another case"));
         malformed(variable, &why, "Remove one of them")
     };
     let Some((last, parents)) = path.names().split_last() else { return Ok(()) };

@@ -13,6 +13,10 @@ use std::{
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
 use serde_json::Value;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use super::{Document, Layer, Source, SourceError};
 use crate::{
@@ -271,15 +275,13 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Document, SourceError> {
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_lowercase();
     let values = match ending.as_str() {
         "toml" => {
-            let table: toml::Table = toml::from_str(text).map_err(|error| {
-                let at = error.span().map_or_else(String::new, |span| position(text, span.start));
-                malformed(
-                    path,
-                    format!("it is no TOML{at}"),
-                    "Correct it; the format is described on toml.io",
-                )
-            })?;
-            from_toml(toml::Value::Table(table))
+            let failed = |at: Option<usize>| {
+                let at = at.map_or_else(String::new, |at| position(text, at));
+                let hint = "Correct it; the format is described on toml.io";
+                malformed(path, format!("it is no TOML{at}"), hint)
+            };
+            let table = DeTable::parse(text).map_err(|error| failed(error.span().map(|span| span.start)))?;
+            Value::Object(table_of_toml(table.into_inner()).map_err(|at| failed(Some(at)))?)
         }
         "yaml" | "yml" => serde_saphyr::from_str::<Value>(text).map_err(|error| {
             let at = error
@@ -319,19 +321,34 @@ fn position(text: &str, at: usize) -> String {
     format!(" (line {line}, column {column})")
 }
 
-fn from_toml(value: toml::Value) -> Value {
-    match value {
-        toml::Value::String(text) => text.into(),
-        toml::Value::Integer(number) => number.into(),
-        toml::Value::Float(number) => number.into(),
-        toml::Value::Boolean(flag) => flag.into(),
-        // JSON has no dates: as they are written.
-        toml::Value::Datetime(date) => date.to_string().into(),
-        toml::Value::Array(items) => items.into_iter().map(from_toml).collect::<Vec<_>>().into(),
-        toml::Value::Table(members) => {
-            Value::Object(members.into_iter().map(|(name, member)| (name, from_toml(member))).collect())
+/// Straight from what was parsed. An error is the place in the text of a number that is too large.
+fn from_toml(value: Spanned<DeValue<'_>>) -> Result<Value, usize> {
+    let at = value.span().start;
+    Ok(match value.into_inner() {
+        DeValue::String(text) => text.into_owned().into(),
+        DeValue::Integer(number) => {
+            i64::from_str_radix(number.as_str(), number.radix()).map_err(|_| at)?.into()
         }
-    }
+        DeValue::Float(number) => {
+            let text = number.as_str();
+            let number: f64 = text.parse().map_err(|_| at)?;
+            // JSON has no infinity: written as such, it is nothing.
+            if number.is_infinite() && !text.contains("inf") {
+                return Err(at);
+            }
+            number.into()
+        }
+        DeValue::Boolean(flag) => flag.into(),
+        // JSON has no dates: as they are written.
+        DeValue::Datetime(date) => date.to_string().into(),
+        DeValue::Array(items) => Value::Array(items.into_iter().map(from_toml).collect::<Result<_, _>>()?),
+        DeValue::Table(members) => Value::Object(table_of_toml(members)?),
+    })
+}
+
+fn table_of_toml(members: DeTable<'_>) -> Result<Document, usize> {
+    let members = members.into_iter();
+    members.map(|(name, member)| Ok((name.into_inner().into_owned(), from_toml(member)?))).collect()
 }
 
 fn without_remarks(value: Value) -> Value {
@@ -345,5 +362,50 @@ fn without_remarks(value: Value) -> Value {
         ),
         Value::Array(items) => items.into_iter().map(without_remarks).collect::<Vec<_>>().into(),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn toml(text: &str) -> Result<Value, SourceError> {
+        parse(Path::new("x.toml"), text).map(Value::Object)
+    }
+
+    #[test]
+    fn every_kind_of_toml_is_read() {
+        let text = r#"
+            text = "a\n\"b\""
+            'quoted key' = '''raw \n'''
+            numbers = [1_000, -7, 0xff, 0o17, 0b101, 9223372036854775807]
+            fractions = [1.5, -2e3, 6_0.0, inf, nan]
+            flag = true
+            moment = 2026-11-21T07:32:00Z
+            inline = { a = 1, b.c = "d" }
+            [table.deep]
+            x = 1
+            [[list]]
+            x = 1
+            [[list]]
+            x = [[], [2]]
+        "#;
+        let expected = json!({
+            "text": "a\n\"b\"", "quoted key": "raw \\n",
+            "numbers": [1000, -7, 255, 15, 5, i64::MAX], "fractions": [1.5, -2000.0, 60.0, null, null],
+            "flag": true, "moment": "2026-11-21T07:32:00Z", "inline": { "a": 1, "b": { "c": "d" } },
+            "table": { "deep": { "x": 1 } }, "list": [{ "x": 1 }, { "x": [[], [2]] }],
+        });
+        assert_eq!(toml(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn numbers_that_are_too_large_are_refused_with_their_line() {
+        for number in ["9223372036854775808", "0xffffffffffffffffff", "1e999"] {
+            let error = toml(&format!("a = 1\nb = [2, {number}]")).unwrap_err().to_string();
+            assert!(error.contains("no TOML (line 2, column 9)") && !error.contains(number), "{error}");
+        }
     }
 }

@@ -53,6 +53,7 @@ fn model(key: &str) -> Model {
         schema: schemars::Schema::default(),
         version: SchemaVersion("0123456789abcdef".to_owned()),
         secrets: vec![FieldPath::root().join("password"), ["tls", "key"].into_iter().collect()],
+        places: Default::default(),
     }
 }
 
