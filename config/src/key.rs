@@ -3,7 +3,7 @@
 //! Parsed once; what holds one of these types needs no further check before it goes into an environment variable, a
 //! file name, a row or the path of a store.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -160,6 +160,14 @@ impl Actor {
     /// The user and program of this process, with a request id of its own.
     #[must_use]
     pub fn of_this_process() -> Self {
+        // Neither changes, and the name of the host is in a file.
+        static THIS: OnceLock<(String, String)> = OnceLock::new();
+        let (who, from) = THIS.get_or_init(Self::this_process).clone();
+        Self { who, from, request_id: new_request_id() }
+    }
+
+    /// Who, and from where.
+    fn this_process() -> (String, String) {
         let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
         let who = variable("USER").or_else(|| variable("LOGNAME")).unwrap_or_else(|| "unknown".to_owned());
         let program = std::env::args_os().next().map(std::path::PathBuf::from);
@@ -169,7 +177,7 @@ impl Actor {
             .map_or_else(|| "a program".to_owned(), |name| name.to_string_lossy().into_owned());
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
         let host = host.map_or_else(|_| "this machine".to_owned(), |name| name.trim().to_owned());
-        Self { who, from: format!("{program} on {host}"), request_id: new_request_id() }
+        (who, format!("{program} on {host}"))
     }
 }
 

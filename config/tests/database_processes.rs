@@ -40,6 +40,7 @@ fn model(key: &str) -> Model {
         schema: Default::default(),
         version: SchemaVersion("0123456789abcdef".to_owned()),
         secrets: vec![["password"].into_iter().collect()],
+        places: Default::default(),
     }
 }
 

@@ -110,6 +110,7 @@ fn model() -> Model {
         schema: schemars::Schema::default(),
         version: SchemaVersion("0123456789abcdef".to_owned()),
         secrets: vec![FieldPath::root().join("password")],
+        places: Default::default(),
     }
 }
 
