@@ -73,6 +73,23 @@ pub struct Memory<'a> {
     pub layer: Option<&'a Layer>,
 }
 
+/// Values of which a source has an older revision than it once had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Older {
+    /// Whose values.
+    pub owner: String,
+    /// The source.
+    pub source: String,
+    /// The model.
+    pub key: Key,
+    /// The highest revision that was seen.
+    pub seen: u64,
+    /// The one that was there last.
+    pub now: u64,
+    /// Since when.
+    pub at: Timestamp,
+}
+
 /// The file. Clones share it.
 #[derive(Debug, Clone)]
 pub struct LastKnownGood {
@@ -106,6 +123,9 @@ struct Entry {
     fields: Vec<(Vec<String>, String)>,
     version: Option<SchemaVersion>,
     revision: Option<u64>,
+    /// The highest revision that was seen, where it lies above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    highest: Option<u64>,
     /// As at rest: secrets sealed.
     values: Document,
 }
@@ -190,7 +210,13 @@ impl LastKnownGood {
                     .or_default();
                 match memory.layer {
                     None => models.remove(&memory.model.key),
-                    Some(layer) => models.insert(memory.model.key.clone(), self.entry(memory, layer, now)?),
+                    Some(layer) => {
+                        let before = models.get(&memory.model.key);
+                        let seen = before.and_then(|before| before.highest.max(before.revision));
+                        let mut entry = self.entry(memory, layer, now)?;
+                        entry.highest = seen.filter(|seen| entry.revision.is_some_and(|now| now < *seen));
+                        models.insert(memory.model.key.clone(), entry)
+                    }
                 };
             }
             self.body(&content).map(Some)
@@ -204,6 +230,26 @@ impl LastKnownGood {
     pub fn recall(&self, source: &str, model: &Model) -> Result<Option<Recalled>, LkgError> {
         let entry = find(&self.known()?.content, &self.owner, source, &model.key).cloned();
         entry.map(|entry| self.recalled(source, model, &entry)).transpose()
+    }
+
+    /// Values whose source went back to an older revision and has not caught up, of all owners: it was restored from an
+    /// older state, or another one answers in its place.
+    ///
+    /// # Errors
+    /// When the file is refused.
+    pub fn older(&self) -> Result<Vec<Older>, LkgError> {
+        let known = self.known()?;
+        let mut found = Vec::new();
+        for (owner, sources) in &known.content {
+            for (source, models) in sources {
+                found.extend(models.iter().filter_map(|(key, entry)| {
+                    let (seen, now) = entry.highest.zip(entry.revision)?;
+                    let (owner, source, key) = (owner.clone(), source.clone(), key.clone());
+                    Some(Older { owner, source, key, seen, now, at: entry.at })
+                }));
+            }
+        }
+        Ok(found)
     }
 
     /// Writes the file with the newest keys, after a rotation and before older ones are dropped.
@@ -266,7 +312,7 @@ impl LastKnownGood {
         let fields =
             layer.fields.iter().map(|(field, place)| (field.names().to_vec(), place.clone())).collect();
         let (version, revision) = (layer.version.clone(), layer.revision);
-        Ok(Entry { at, place: layer.place.clone(), fields, version, revision, values })
+        Ok(Entry { at, place: layer.place.clone(), fields, version, revision, highest: None, values })
     }
 
     fn recalled(&self, source: &str, model: &Model, entry: &Entry) -> Result<Recalled, LkgError> {

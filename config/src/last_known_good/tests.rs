@@ -182,3 +182,24 @@ fn a_file_that_is_deleted_is_an_empty_cache() {
     lkg.remember("sqlite", &model("Vlan"), Some(&layer(1))).unwrap();
     assert_eq!(place.open().unwrap().generation().unwrap(), 2);
 }
+
+#[test]
+fn a_source_that_went_back_is_told_until_it_caught_up() {
+    let place = Place::new();
+    let file = place.open().unwrap().for_owner("shop");
+    let at = |id: u32, revision: u64| Layer { revision: Some(revision), ..layer(id) };
+    let older = |file: &LastKnownGood| {
+        let older = file.older().unwrap().into_iter();
+        older.map(|older| (older.source, older.key.to_string(), older.seen, older.now)).collect::<Vec<_>>()
+    };
+    file.remember("openbao", &model("Vlan"), Some(&at(1, 7))).unwrap();
+    assert_eq!(older(&file), []);
+    file.remember("openbao", &model("Vlan"), Some(&at(2, 3))).unwrap();
+    file.remember("openbao", &model("Vlan"), Some(&at(3, 4))).unwrap();
+    let told = [("openbao".to_owned(), "Vlan".to_owned(), 7, 4)];
+    // Also by another program, and after keys were changed.
+    file.reseal().unwrap();
+    assert_eq!(older(&place.open().unwrap()), told);
+    file.remember("openbao", &model("Vlan"), Some(&at(4, 7))).unwrap();
+    assert_eq!(older(&file), []);
+}

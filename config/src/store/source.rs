@@ -15,7 +15,7 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 
 use super::{Metadata, Store, StorePath};
 use crate::{
-    health::Condition,
+    health::{Condition, Problem},
     key::Actor,
     model::{Model, SchemaVersion},
     source::{Change, Layer, Source, SourceError},
@@ -154,8 +154,22 @@ impl Source for StoreSource {
     fn condition(&self) -> Condition {
         let back = self.went_back().into_iter();
         let back: Vec<_> = back.map(|(path, seen, now)| format!("{path} from {seen} to {now}")).collect();
-        let facts = (!back.is_empty()).then(|| ("went_back", back.join(", ")));
-        Condition { problem: None, facts: facts.into_iter().collect() }
+        if back.is_empty() {
+            return Condition::default();
+        }
+        let back = back.join(", ");
+        let used = match self.on_return {
+            WentBack::Report => "Its older values are in use",
+            WentBack::Refuse => "Its older values are refused",
+        };
+        let text = format!(
+            "{} has older settings than before: revisions went back, of {back}. It was restored from an older state, or \
+             another store answers at its address. {used}. If it was restored on purpose, look whether what it has is \
+             still right, write anew what is not, and restart this program; else check the address of the store",
+            self.store.name()
+        );
+        let problem = Some(Problem { reason: "went_back".to_owned(), text });
+        Condition { problem, facts: [("went_back", back)].into() }
     }
 
     async fn read(&self, model: &Model) -> Result<Option<Layer>, SourceError> {

@@ -232,4 +232,15 @@ async fn a_store_whose_server_goes_away_is_stood_in_for_until_it_is_back() {
     wait_for("the older value", || *handle.current() == vlan(1)).await;
     let health = manager.health();
     assert_eq!(health.sources[1].condition.facts["went_back"], "shop/Vlan from 2 to 1");
+    assert_eq!(health.status, Status::Degraded);
+    let problem = health.sources[1].condition.problem.as_ref().unwrap();
+    assert!(problem.reason == "went_back" && problem.text.contains("shop/Vlan from 2 to 1"), "{problem:?}");
+    assert!(
+        problem.text.contains("in use") && problem.text.contains("write anew"),
+        "what to do: {problem:?}"
+    );
+    // Written past what was seen: nobody has to look any more.
+    manager.set(&vlan(4)).await.unwrap();
+    manager.set(&vlan(5)).await.unwrap();
+    assert_eq!((manager.health().status, manager.get::<Vlan>().await.unwrap()), (Status::Ok, vlan(5)));
 }
