@@ -5,7 +5,7 @@
 //!  (any clone,                    └─ head, then one view                in the folder of the keys
 //!   any task) ─writes─▶ thread ─▶ connection
 //!                                 └─ one transaction ─ item, its line, its contents ─ head ─ COMMIT
-//!                                                                                └─▶ backup folder
+//!                                                                                └─▶ thread ─▶ backup folder
 //! ```
 //!
 //! | module | owns |
@@ -23,7 +23,8 @@
 //! | `schemas` | under which schemas services write |
 //! | `verify` | whether all of it is what was written |
 //! | `changes` | who is told of a change |
-//! | `backup` | a continuous backup in a folder |
+//! | `backup` | a backup in a folder: what is in it |
+//! | `continuous` | the thread on which it follows the writes |
 //! | `restore` | a new database from it, as it was at a time |
 //! | `source` | the database as a source of the chain |
 //!
@@ -35,6 +36,7 @@ mod backup;
 mod chain;
 mod changes;
 mod connection;
+mod continuous;
 mod error;
 mod head;
 mod history;
@@ -70,7 +72,12 @@ pub use self::{
     schemas::MADE_UP,
     verify::{Finding, Verification},
 };
-use self::{changes::Watcher, connection::Place, thread::Thread};
+use self::{
+    changes::Watcher,
+    connection::Place,
+    continuous::{Continuous, DRAIN},
+    thread::Thread,
+};
 use crate::{
     key::{Actor, FieldPath, Key},
     keyring::Keyring,
@@ -133,6 +140,16 @@ pub struct Database {
 struct Shared {
     changed: Arc<watch::Sender<u64>>,
     watcher: Mutex<Option<Watcher>>,
+    backup: Option<Continuous>,
+}
+
+impl Drop for Shared {
+    /// The program may end now, and its threads with it.
+    fn drop(&mut self) {
+        if let Some(backup) = &self.backup {
+            backup.drain(DRAIN);
+        }
+    }
 }
 
 impl Database {
@@ -154,12 +171,20 @@ impl Database {
         check_service(&options.service)?;
         let place = Arc::new(Place::new(path, keyring, options));
         let changed = Arc::new(watch::Sender::new(0));
+        let unstarted = |source| error::file_error(path, "opened, for want of a thread", source);
+        let backup = Continuous::start(&place).map_err(unstarted)?;
         let start = |name| {
-            Thread::start(name, Arc::clone(&place), Arc::clone(&changed))
-                .map_err(|source| error::file_error(path, "opened, for want of a thread", source))
+            Thread::start(name, Arc::clone(&place), Arc::clone(&changed), backup.clone()).map_err(unstarted)
         };
         let (thread, reader) = (start("settings")?, start("settings-read")?);
-        Ok(Self { place, thread, reader, shared: Arc::new(Shared { changed, watcher: Mutex::new(None) }) })
+        let shared = Arc::new(Shared { changed, watcher: Mutex::new(None), backup });
+        Ok(Self { place, thread, reader, shared })
+    }
+
+    /// A thread for one thing that takes long.
+    fn start(&self, name: &str) -> Result<Thread, DatabaseError> {
+        Thread::start(name, Arc::clone(&self.place), Arc::clone(&self.shared.changed), None)
+            .map_err(|source| error::file_error(self.path(), "opened, for want of a thread", source))
     }
 
     /// The file.
@@ -174,7 +199,7 @@ impl Database {
         &self.place.options.service
     }
 
-    /// Lets go of the file; the next use opens it again.
+    /// Lets go of the file; the next use opens it again. A continuous backup gets two seconds to follow.
     ///
     /// # Errors
     /// [`DatabaseError::Ended`].

@@ -10,6 +10,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
@@ -325,6 +326,7 @@ async fn a_secret_is_in_no_file_and_no_text_but_where_a_person_asks_for_it() {
     updates.reseal().unwrap();
     assert_eq!(manager.get::<Access>().await.unwrap(), access("four"));
     manager.delete::<Pin>().await.unwrap();
+    assert_eq!(database.drain_backup(Duration::from_secs(30)).unwrap().error, None);
     let restored = at("restored.db");
     shown.debug(&restore(&at("backup"), Until::Newest, &restored, &keyring, &options, &actor).unwrap());
 

@@ -10,6 +10,7 @@ use harmony_config::{
     chain::Answer,
     database::{BackupState, Database, Item},
     keyring::{Keyring, Purpose},
+    last_known_good::Older,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -90,7 +91,7 @@ impl Doctor {
         let mut items = Vec::new();
         if let Some(keyring) = &keyring {
             items = database(home, &mut checks).await;
-            checks.push(last_known_good(home, keyring));
+            checks.extend(last_known_good(home, keyring));
             checks.extend(updates(home, keyring));
         }
         checks.push(of_backup(&backup, items.iter().map(|item| item.updated_at).max()));
@@ -237,17 +238,37 @@ async fn database(home: &Home, checks: &mut Vec<Check>) -> Vec<Item> {
     database.list(None).await.unwrap_or_default()
 }
 
-fn last_known_good(home: &Home, keyring: &Keyring) -> Check {
+fn last_known_good(home: &Home, keyring: &Keyring) -> Vec<Check> {
     const WHAT: &str = "last known good";
-    match home.last_known_good(keyring).and_then(|file| file.map(|file| Ok(file.generation()?)).transpose()) {
-        Ok(Some(generation)) => Check::ok(WHAT, format!("genuine, generation {generation}")),
-        Ok(None) => Check::ok(WHAT, "nothing was remembered yet"),
-        Err(error) => Check::fail(
+    let found = home
+        .last_known_good(keyring)
+        .and_then(|file| file.map(|file| Ok((file.generation()?, file.older()?))).transpose());
+    match found {
+        Ok(Some((generation, older))) => {
+            let genuine = Check::ok(WHAT, format!("genuine, generation {generation}"));
+            std::iter::once(genuine).chain(older.iter().filter_map(went_back)).collect()
+        }
+        Ok(None) => vec![Check::ok(WHAT, "nothing was remembered yet")],
+        Err(error) => vec![Check::fail(
             WHAT,
             error.to_string(),
             "nothing of it is used; services set it aside at their next start and fill a new one",
-        ),
+        )],
     }
+}
+
+/// What the services saw of their stores.
+fn went_back(older: &Older) -> Option<Check> {
+    // How far the database goes is looked at by itself.
+    (older.source != "sqlite").then(|| {
+        let Older { owner, source, key, seen, now, at } = older;
+        Check::warn(
+            "store",
+            format!("{source} went back: {key} of {owner} is at revision {now} since {}, and {seen} was seen", crate::read::seconds(*at)),
+            "if it was restored from an older state on purpose, look whether the values are right and write anew what is \
+             not; else check the store's address",
+        )
+    })
 }
 
 fn updates(home: &Home, keyring: &Keyring) -> Option<Check> {

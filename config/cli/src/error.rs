@@ -116,6 +116,7 @@ fn of_database(error: &DatabaseError) -> u8 {
         | DatabaseError::RolledBack { .. }
         | DatabaseError::Headless { .. }
         | DatabaseError::Foreign { .. }
+        | DatabaseError::NoFile { .. }
         | DatabaseError::Corrupt { .. }
         | DatabaseError::Audit { .. }
         | DatabaseError::Backup(_) => 4,

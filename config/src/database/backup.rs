@@ -11,16 +11,17 @@
 //!
 //! Secrets in it are sealed as in the database, and its keys are not in it. Records of one change are used all or not
 //! at all. The last record of each has a MAC of the chain up to there, so that a restored log is one that was written.
-//! `restore` reads it. A backup that fails never fails a write; how it stands is told.
+//! `restore` reads it. A backup that fails or hangs never fails a write, nor holds one up; how it stands is told.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufRead as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use serde::{Deserialize, Serialize};
 
@@ -40,11 +41,13 @@ use crate::{
 };
 
 const FORMAT: u32 = 1;
+/// After how long an attempt is told as one that hangs. A large copy on a slow disk takes a few seconds.
+const SLOW: SignedDuration = SignedDuration::from_secs(10);
 
 /// Where a backup is kept, and how much of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupFolder {
-    /// The folder; made if it is not there. On another disk it helps against more; one that hangs makes writes hang.
+    /// The folder; made if it is not there. On another disk it helps against more. Writes do not wait for it.
     pub path: PathBuf,
     /// Most copies of the database, each with the lines that followed: how far back a restore can go.
     pub copies: usize,
@@ -67,9 +70,25 @@ pub struct BackupState {
     pub line: u64,
     /// Why nothing was added the last time; the next attempt adds all that is missing.
     pub error: Option<String>,
+    /// Since when it has been adding something: long, when its folder does not answer.
+    pub busy_since: Option<Timestamp>,
 }
 
 impl BackupState {
+    /// What a person should look at, if anything.
+    #[must_use]
+    pub fn problem(&self, now: Timestamp) -> Option<String> {
+        let since = self.busy_since.filter(|since| now.duration_since(*since) >= SLOW);
+        match (since, &self.error) {
+            (Some(since), _) => Some(format!(
+                "the backup has not answered since {since:.0}, and has line {} for its last: look whether its disk or mount is \
+                 away. Settings are written all the same, and what is missing follows by itself",
+                self.line
+            )),
+            (None, error) => error.clone(),
+        }
+    }
+
     /// How the backup in a folder stands, and when its last line was written; without its database.
     ///
     /// # Errors
@@ -87,7 +106,7 @@ impl BackupState {
             Timestamp::try_from(at).ok()
         };
         let at = log.records.last().map_or_else(made, |record| Some(record.line.at));
-        Ok((Self { line: log.tail().line, error: None }, at))
+        Ok((Self { line: log.tail().line, error: None, busy_since: None }, at))
     }
 }
 
@@ -419,14 +438,24 @@ fn unkept(error: KeptError) -> Fault {
 
 impl Database {
     /// Brings the backup in this folder up to date, so that [`super::restore()`] can go back to any time from its oldest
-    /// copy on. With [`super::Options::backup`] that happens after every write.
+    /// copy on. With [`super::Options::backup`] that happens after every write. It has a thread and a connection of its
+    /// own: writes do not wait for it.
     ///
     /// # Errors
     /// When the folder has the backup of another database, or cannot be written.
     pub async fn backup(&self, folder: &BackupFolder) -> Result<BackupState, super::DatabaseError> {
         let folder = folder.clone();
-        let keep = self.thread.run(move |opened, place| keep(opened, place, &folder));
-        Ok(BackupState { line: keep.await?.line, error: None })
+        let thread = self.start("settings-backup")?;
+        let keep = thread.run(move |opened, place| keep(opened, place, &folder));
+        Ok(BackupState { line: keep.await?.line, error: None, busy_since: None })
+    }
+
+    /// Waits until the continuous backup has all that was written before, but only for so long. Blocks. Gives how it
+    /// stands then; `None` without one.
+    #[must_use]
+    pub fn drain_backup(&self, within: Duration) -> Option<BackupState> {
+        self.shared.backup.as_ref()?.drain(within);
+        self.backup_state()
     }
 
     /// How the continuous backup stands; `None` without one.

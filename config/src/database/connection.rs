@@ -6,7 +6,7 @@
 use std::{
     fs::{self, DirBuilder, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -18,7 +18,7 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::{
     Options,
-    backup::{self, BackupState},
+    backup::BackupState,
     chain::{self, Act, Line, Tail},
     error::{DatabaseError, Fault, file_error},
     head::{Head, Known, Standing},
@@ -64,6 +64,10 @@ impl Place {
     /// can still be read.
     pub(crate) fn open(&self) -> Result<Opened, Fault> {
         let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        // SQLite would say of a folder that it cannot open it, and would wait for a pipe.
+        if let Some(found) = no_file(&self.path) {
+            return Err(DatabaseError::NoFile { path: self.path.clone(), found }.into());
+        }
         match self.open_writable() {
             Err(fault) if self.is_unwritable(&fault) && self.path.exists() => match self.open_readable() {
                 Ok(opened) => Ok(opened),
@@ -128,7 +132,6 @@ impl Place {
         let mut opened = Opened { connection, head, file, writable: true };
         // What a killed process left between two steps.
         opened.settle(self);
-        opened.back_up(self);
         Ok(opened)
     }
 
@@ -188,6 +191,18 @@ impl Place {
             why: "this user may not write it, or the disk is read-only".to_owned(),
         }
         .into()
+    }
+}
+
+/// What is at a path, if it is something else than a file.
+fn no_file(path: &Path) -> Option<&'static str> {
+    let kind = fs::metadata(path).ok()?.file_type();
+    match () {
+        () if kind.is_file() => None,
+        () if kind.is_dir() => Some("a folder"),
+        () if kind.is_socket() => Some("a socket"),
+        () if kind.is_fifo() => Some("a pipe"),
+        () => Some("a device"),
     }
 }
 
@@ -251,7 +266,6 @@ impl Opened {
         let (result, written) = self.write_unsettled(place, actor, change)?;
         if written {
             self.settle(place);
-            self.back_up(place);
         }
         Ok(result)
     }
@@ -308,25 +322,6 @@ impl Opened {
         }
         if let Err(error) = self.connection.busy_timeout(place.options.patience) {
             tracing::debug!(%error, "SQLite keeps its patience");
-        }
-    }
-
-    /// Adds to the continuous backup what it has not. A write never fails because of it: what is missing follows with
-    /// the next one.
-    fn back_up(&mut self, place: &Place) {
-        let Some(folder) = &place.options.backup else { return };
-        let result =
-            backup::keep(self, place, folder).map_err(|fault| fault.at(&folder.path, place.options.patience));
-        let mut state = place.backup_state();
-        match result {
-            Ok(tail) => *state = BackupState { line: tail.line, error: None },
-            Err(error) => {
-                let error = error.to_string();
-                if state.error.as_ref() != Some(&error) {
-                    tracing::warn!(%error, "the settings' backup is behind");
-                }
-                state.error = Some(error);
-            }
         }
     }
 

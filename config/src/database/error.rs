@@ -30,6 +30,17 @@ pub enum DatabaseError {
         /// What SQLite found.
         why: String,
     },
+    /// Something else than a file.
+    #[error(
+        "{path} is {found}, where the database of settings should be a file: it is left as it is. Name another path, or \
+         move it aside"
+    )]
+    NoFile {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
     /// An SQLite database of somebody else.
     #[error("{path} is a database, but not one of settings: it is left as it is. Choose another path")]
     Foreign {

@@ -201,15 +201,17 @@ pub(crate) fn put(
     let after = content.as_ref().map(|(_, mac)| *mac);
     let line = writing.line(act, Some((service, key)), None, Some((before, after)))?;
     let content = content.map(|(content, _)| content);
-    apply(&writing.tx, &line, content.as_ref(), &writing.place.options.retention)
+    let options = &writing.place.options;
+    let saved = options.backup.as_ref().map(|_| writing.place.backup_state().line);
+    apply(&writing.tx, &line, content.as_ref(), (&options.retention, saved))
 }
 
-/// What a line that changes an item does to the other tables.
+/// What a line that changes an item does to the other tables. A continuous backup has the lines up to `saved`.
 pub(crate) fn apply(
     connection: &Connection,
     line: &Line,
     content: Option<&Content>,
-    retention: &retention::Retention,
+    (retention, saved): (&retention::Retention, Option<u64>),
 ) -> Result<(), Fault> {
     let (Some((service, key)), Some(revision)) = (&line.item, line.revision) else { return Ok(()) };
     let name = chain::name(connection, service, key)?;
@@ -226,7 +228,7 @@ pub(crate) fn apply(
     connection.prepare_cached("INSERT OR REPLACE INTO items VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(
         params![service, key.as_str(), text, version, revision, line.at.as_millisecond(), line.line],
     )?;
-    retention::forget(connection, name, retention)
+    retention::forget(connection, name, retention, saved)
 }
 
 /// The revision of an item: of its last change, also if that removed it; 0: there never was one.

@@ -224,7 +224,7 @@ fn replay(
                 _ => unknown.remove(item),
             };
         }
-        items::apply(connection, line, content.as_ref(), &place.options.retention)?;
+        items::apply(connection, line, content.as_ref(), (&place.options.retention, None))?;
         tail = line.tail();
         mac = record.mac.unwrap_or(mac);
     }

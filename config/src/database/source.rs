@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use jiff::Timestamp;
 
 use super::{Act, Database, items, schemas, unaudited};
 use crate::{
@@ -50,7 +51,8 @@ impl Source for Database {
 
     fn condition(&self) -> Condition {
         let Some(state) = self.backup_state() else { return Condition::default() };
-        let problem = state.error.map(|text| Problem { reason: "backup".to_owned(), text });
+        let problem = state.problem(Timestamp::now());
+        let problem = problem.map(|text| Problem { reason: "backup".to_owned(), text });
         Condition { problem, facts: [("backup_line", state.line.to_string())].into() }
     }
 

@@ -3,12 +3,14 @@
 use std::{
     path::PathBuf,
     sync::{Arc, mpsc},
+    time::Duration,
 };
 
 use tokio::sync::{oneshot, watch};
 
 use super::{
     connection::{Opened, Place},
+    continuous::{Continuous, DRAIN},
     error::{DatabaseError, Fault},
 };
 
@@ -26,6 +28,8 @@ struct Keeper {
     place: Arc<Place>,
     opened: Option<Opened>,
     changed: Arc<watch::Sender<u64>>,
+    /// Is told of every change, and of every database that is opened: another process may have left something behind.
+    backup: Option<Continuous>,
 }
 
 impl Thread {
@@ -34,11 +38,12 @@ impl Thread {
         name: &str,
         place: Arc<Place>,
         changed: Arc<watch::Sender<u64>>,
+        backup: Option<Continuous>,
     ) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let path = place.path.clone();
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let mut keeper = Keeper { place, opened: None, changed };
+            let mut keeper = Keeper { place, opened: None, changed, backup };
             for job in queue {
                 job(&mut keeper);
             }
@@ -66,18 +71,31 @@ impl Thread {
         told.recv().unwrap_or_else(|_| Err(self.ended()))
     }
 
-    /// Lets go of the files; the next job opens them again.
+    /// Lets go of the files; the next job opens them again. The backup gets a moment to follow.
     pub(crate) async fn close(&self) -> Result<(), DatabaseError> {
         let (tell, told) = oneshot::channel();
         let job: Job = Box::new(move |keeper| {
             keeper.opened = None;
+            if let Some(backup) = &keeper.backup {
+                backup.drain(DRAIN);
+            }
             let _ = tell.send(());
         });
         self.jobs.send(job).map_err(|_| self.ended())?;
         told.await.map_err(|_| self.ended())
     }
 
-    fn submit<T: Send + 'static>(
+    /// The same, for a thread that may wait, but only for so long; whether it was done by then.
+    pub(super) fn close_within(&self, within: Duration) -> bool {
+        let (tell, told) = mpsc::channel();
+        let job: Job = Box::new(move |keeper| {
+            keeper.opened = None;
+            let _ = tell.send(());
+        });
+        self.jobs.send(job).is_ok() && told.recv_timeout(within).is_ok()
+    }
+
+    pub(super) fn submit<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut Opened, &Place) -> Result<T, Fault> + Send + 'static,
         tell: impl FnOnce(Result<T, DatabaseError>) + Send + 'static,
@@ -101,14 +119,21 @@ impl Keeper {
         if self.opened.as_ref().is_some_and(|opened| !opened.is_current(&place)) {
             self.opened = None;
         }
+        let was_open = self.opened.is_some();
         let opened = match &mut self.opened {
             Some(opened) => opened,
             none => none.insert(place.open().map_err(known)?),
         };
         let lines = opened.connection.total_changes();
         let result = job(opened, &place).map_err(known);
-        if opened.connection.total_changes() != lines {
+        let changed = opened.connection.total_changes() != lines;
+        if changed {
             self.changed.send_modify(|count| *count = count.wrapping_add(1));
+        }
+        if let Some(backup) = &self.backup
+            && (changed || !was_open)
+        {
+            backup.request();
         }
         if matches!(result, Err(DatabaseError::Corrupt { .. } | DatabaseError::Unopened { .. })) {
             self.opened = None;

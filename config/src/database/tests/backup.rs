@@ -1,9 +1,12 @@
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use super::*;
 use crate::database::{
-    Act, BackupError, BackupFolder, DatabaseError, Filter, Restored, Retention, Until, chain::Hash, restore,
+    Act, BackupError, BackupFolder, BackupState, DatabaseError, Filter, Restored, Retention, Until,
+    chain::Hash, restore,
 };
+
+const WITHIN: Duration = Duration::from_secs(30);
 
 struct Kept {
     fixture: Fixture,
@@ -24,11 +27,18 @@ impl Kept {
         self.backup.path().join("deep/backup")
     }
 
+    /// How it stands when it had the time to follow.
+    fn state(&self) -> BackupState {
+        self.fixture.database.drain_backup(WITHIN).unwrap()
+    }
+
     fn restored(&self, until: Until, name: &str) -> Result<(Database, Restored), DatabaseError> {
+        self.state();
         restored(&self.fixture, &self.folder(), until, name)
     }
 
     fn files(&self, end: &str) -> Vec<PathBuf> {
+        self.state();
         let mut files: Vec<_> =
             fs::read_dir(self.folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.retain(|path| path.to_str().unwrap().ends_with(end));
@@ -106,7 +116,7 @@ async fn a_restored_database_takes_the_place_of_the_old_one_and_goes_on() {
     assert_eq!(kept.fixture.set("A", json!({ "n": 3 })).await, 3);
     assert!(database.verify().await.unwrap().is_sound());
     // A folder takes one database; a write does not fail for it.
-    let told = database.backup_state().unwrap().error.unwrap();
+    let told = kept.state().error.unwrap();
     assert!(told.contains("another database") && told.contains("empty folder"), "{told}");
 }
 
@@ -232,24 +242,98 @@ async fn a_restore_replaces_nothing() {
 async fn a_backup_that_fails_fails_no_write_and_catches_up() {
     let kept = Kept::new(|_| ());
     kept.fixture.set("A", json!({ "n": 1 })).await;
+    kept.state();
     let away = kept.backup.path().join("away");
     fs::rename(kept.folder(), &away).unwrap();
     fs::write(kept.folder(), "a file, where a folder should be").unwrap();
     kept.fixture.set("A", json!({ "n": 2 })).await;
     kept.fixture.set("A", json!({ "n": 3 })).await;
-    let told = kept.fixture.database.backup_state().unwrap();
+    let told = kept.state();
     assert!(told.line == 1 && told.error.is_some(), "{told:?}");
     let condition = kept.fixture.database.condition();
     assert!(condition.problem.is_some_and(|problem| problem.reason == "backup"), "health needs a person");
     fs::remove_file(kept.folder()).unwrap();
     fs::rename(away, kept.folder()).unwrap();
     kept.fixture.set("A", json!({ "n": 4 })).await;
-    let told = kept.fixture.database.backup_state().unwrap();
+    let told = kept.state();
     assert!(told.line == 4 && told.error.is_none(), "{told:?}");
     let condition = kept.fixture.database.condition();
     assert_eq!((condition.problem, condition.facts["backup_line"].as_str()), (None, "4"));
     let (database, _) = kept.restored(Until::Line(2), "2.db").unwrap();
     assert_eq!(state(&database).await[0].1["n"], 2);
+}
+
+/// A log in whose place there is a pipe: who opens it waits, as on a mount that is gone.
+struct Hanging {
+    log: PathBuf,
+    away: PathBuf,
+}
+
+impl Hanging {
+    fn new(kept: &Kept) -> Self {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let log = kept.files("log.jsonl").pop().unwrap();
+        let away = kept.backup.path().join("away.jsonl");
+        fs::rename(&log, &away).unwrap();
+        mknodat(CWD, &log, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        Self { log, away }
+    }
+
+    /// The mount is there again: who waited reads the file.
+    fn ends(self) {
+        let mut pipe = fs::OpenOptions::new().write(true).open(&self.log).unwrap();
+        fs::rename(&self.away, &self.log).unwrap();
+        std::io::copy(&mut fs::File::open(&self.log).unwrap(), &mut pipe).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_backup_that_hangs_holds_up_no_write_and_catches_up() {
+    // Few versions: what the backup has not got is kept for it all the same.
+    let retention = Retention { versions: 2, ..Retention::default() };
+    let backup = tempfile::tempdir().unwrap();
+    let folder = BackupFolder::at(&backup.path().join("deep/backup"));
+    let fixture = Fixture::with(Options { retention, backup: Some(folder), ..Options::default() });
+    let kept = Kept { fixture, backup };
+    kept.fixture.set("A", json!({ "n": 1 })).await;
+    assert_eq!(kept.state().line, 1);
+    let hanging = Hanging::new(&kept);
+    for n in 2..=9 {
+        assert_eq!(kept.fixture.set("A", json!({ "n": n })).await, n);
+    }
+    assert_eq!(kept.fixture.get("A").await, Some(json!({ "n": 9 })));
+    let told = kept.fixture.database.drain_backup(Duration::ZERO).unwrap();
+    assert_eq!((told.line, &told.error), (1, &None), "{told:?}");
+    // To close it waits for a moment only.
+    kept.fixture.database.close().await.unwrap();
+    assert_eq!(kept.fixture.set("A", json!({ "n": 10 })).await, 10);
+    hanging.ends();
+    let told = kept.state();
+    assert_eq!((told.line, &told.error, told.busy_since), (10, &None, None), "{told:?}");
+    for line in 1..=10 {
+        let (database, restored) = kept.restored(Until::Line(line), &format!("{line}.db")).unwrap();
+        assert_eq!((restored.line, &state(&database).await[0].1["n"]), (line, &json!(line)));
+    }
+    // Now that the backup has them, they are forgotten.
+    kept.fixture.set("A", json!({ "n": 11 })).await;
+    assert_eq!(contents(&kept).await, 2);
+}
+
+async fn contents(kept: &Kept) -> u64 {
+    kept.fixture.database.close().await.unwrap();
+    let connection = rusqlite::Connection::open(kept.fixture.path()).unwrap();
+    connection.query_row("SELECT count(*) FROM contents", [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn a_backup_that_does_not_answer_is_told_with_what_to_look_at() {
+    let since: jiff::Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
+    let state = BackupState { line: 7, error: None, busy_since: Some(since) };
+    assert_eq!(state.problem(since + jiff::SignedDuration::from_secs(9)), None);
+    let told = state.problem(since + jiff::SignedDuration::from_secs(10)).unwrap();
+    assert!(told.contains("since 2026-11-21T12:00:00Z") && told.contains("line 7") && told.contains("mount"));
+    let failed = BackupState { error: Some("no space".to_owned()), busy_since: None, ..state };
+    assert_eq!(failed.problem(since).as_deref(), Some("no space"));
 }
 
 #[tokio::test]
@@ -290,7 +374,7 @@ async fn a_database_that_went_another_way_begins_a_new_copy_and_loses_none() {
     fs::write(kept.fixture.path(), old).unwrap();
     database.accept(&actor()).await.unwrap();
     kept.fixture.set("A", json!({ "n": 3 })).await;
-    assert_eq!(database.backup_state().unwrap().error, None);
+    assert_eq!(kept.state().error, None);
     assert_eq!(kept.files("log.jsonl").len(), 2);
     let (newest, _) = kept.restored(Until::Newest, "newest.db").unwrap();
     assert_eq!(state(&newest).await[0].1["n"], 3);
@@ -303,6 +387,7 @@ async fn a_database_that_went_another_way_begins_a_new_copy_and_loses_none() {
 async fn a_backup_is_its_owners_only() {
     let kept = Kept::new(|_| ());
     kept.fixture.set("A", json!({ "n": 1 })).await;
+    kept.state();
     assert_eq!(fs::metadata(kept.folder()).unwrap().permissions().mode() & 0o777, 0o700);
     for file in kept.files("") {
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o077, 0, "{}", file.display());

@@ -131,6 +131,26 @@ async fn somebody_elses_database_is_left_as_it_is() {
 }
 
 #[tokio::test]
+async fn what_is_no_file_is_called_by_its_name_and_left_as_it_is() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let folder = tempfile::tempdir().unwrap();
+    let keyring = Keyring::open(&folder.path().join("keys")).unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::create_dir(at("folder")).unwrap();
+    mknodat(CWD, at("pipe"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    for name in ["folder", "pipe", "socket"] {
+        let refused = Database::open(&at(name), keyring.clone(), Options::default()).unwrap_err();
+        let text = refused.to_string();
+        assert!(text.contains(&format!("/{name} is a {name}")) && text.contains("another path"), "{text}");
+        // A source of which nothing can be had: what it last gave may stand in.
+        assert!(refused.into_source_error("sqlite").is_absence());
+    }
+    assert_eq!(std::fs::read_dir(at("folder")).unwrap().count(), 0);
+    drop(socket);
+}
+
+#[tokio::test]
 async fn a_database_of_a_later_version_is_left_as_it_is() {
     let fixture = Fixture::new();
     fixture.set("Vlan", json!({ "id": 1 })).await;
