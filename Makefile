@@ -48,6 +48,10 @@ lint: ## Lints; every warning is an error
 	@# Fuzz targets are workspaces of their own: here they are kept compiling.
 	cargo clippy --locked --manifest-path wire/fuzz/Cargo.toml --bins -- -D warnings
 	cargo clippy --locked --manifest-path config/fuzz/Cargo.toml --bins -- -D warnings
+	@# The settings library alone, as others take it: above, the features of all its users are one set.
+	cargo clippy --package harmony-config --all-targets -- -D warnings
+	cargo clippy --package harmony-config --all-targets --no-default-features -- -D warnings
+	cargo clippy --package harmony-config --all-targets --features openbao,nats -- -D warnings
 
 .PHONY: deny
 deny: ## Licences, banned crates and sources of dependencies
