@@ -12,7 +12,7 @@ use crate::{
     cluster::Cluster,
     error::FleetError,
     info::FleetInfo,
-    login::{self, LoginError, Reach, Session, Settings, Store, Verification, Who},
+    login::{self, LoginError, PersonError, Reach, Session, Settings, Store, Verification, Who},
     output::{age, json, note, plain, print, yaml},
 };
 
@@ -195,10 +195,10 @@ fn words(who: &Who, now: Timestamp) -> String {
 impl From<LoginError> for FleetError {
     fn from(error: LoginError) -> Self {
         match error {
-            LoginError::NotLoggedIn | LoginError::Ended(_) => {
+            LoginError::NotLoggedIn | LoginError::Person(PersonError::Ended(_)) => {
                 Self::not_found(error.to_string(), "`fleet login`")
             }
-            LoginError::Denied | LoginError::Exposed { .. } => {
+            LoginError::Person(PersonError::Denied | PersonError::Exposed { .. }) => {
                 Self::refused(error.to_string(), "`fleet login` begins anew")
             }
             LoginError::Settings(_) => Self::usage(error.to_string(), "see `fleet login --help`"),

@@ -12,7 +12,7 @@ use e2e::binaries::Tools;
 use e2e::identity_provider::{Account, IdentityProvider, Place, ROLES_CLAIM};
 use e2e::jwt::{encode, hmac, part, unsigned};
 use e2e::wait::{Look, until};
-use fleet::login::{self, LoginError, Store};
+use fleet::login::{self, LoginError, PersonError, Store};
 use fleet_daemon::oidc::{MachineLogin, MachineLoginSettings, OidcError as FetchError};
 use jiff::Timestamp;
 use serde_json::json;
@@ -258,7 +258,7 @@ async fn a_person_logs_in_with_a_code_and_stays_logged_in() -> Result<()> {
     assert_eq!(login::load(&store).await?, renewed, "it was kept, and is fresh");
 
     let used_up = login::refresh(&old).await.unwrap_err();
-    assert!(matches!(used_up, LoginError::Ended(_)), "{used_up:?}");
+    assert!(matches!(used_up, LoginError::Person(PersonError::Ended(_))), "{used_up:?}");
     assert!(!used_up.to_string().contains(old.refresh_token.unwrap().expose()));
     Ok(())
 }
@@ -268,6 +268,6 @@ async fn a_login_that_is_denied_says_so() -> Result<()> {
     let provider = Running::start().await?;
     provider.put(&Account { id: "alice".into(), ..Account::default() }).await?;
     let refused = provider.log_in(("alice", false), &[AUDIENCE_SCOPE]).await?.unwrap_err();
-    assert!(matches!(refused, LoginError::Denied), "{refused:?}");
+    assert!(matches!(refused, LoginError::Person(PersonError::Denied)), "{refused:?}");
     Ok(())
 }

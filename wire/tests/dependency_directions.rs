@@ -116,6 +116,15 @@ fn the_settings_and_their_command_are_apart() {
     );
 }
 
+/// `fleet login` and people who use a secret store have one flow; each brings its own HTTP client.
+#[test]
+fn the_login_of_people_stands_alone() {
+    assert_free_of(
+        "harmony-login",
+        &["harmony-config", "vaultrs", "reqwest", "hyper", "rustls", "fleet-wire", "fleet-daemon"],
+    );
+}
+
 #[test]
 fn what_runs_does_not_depend_on_what_deploys_or_tests() {
     for member in RUNTIME {

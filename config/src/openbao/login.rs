@@ -18,7 +18,7 @@ use vaultrs::{api::AuthInfo, auth};
 use super::{
     error::{OpenBaoError, SettingsError},
     person::Person,
-    secret::Secret,
+    secret::{self, Secret},
     settings::{LoginMethod, OpenBaoSettings},
     transport::{Transport, of_vaultrs},
 };
@@ -216,11 +216,11 @@ impl Login {
         let secret = match given {
             Given::Text(text) => text.clone(),
             Given::File(file) => {
-                Secret::read(file).map_err(|why| self.without(format!("{}: {why}", file.display())))?
+                secret::read(file).map_err(|why| self.without(format!("{}: {why}", file.display())))?
             }
         };
         // vaultrs panics where one cannot stand in a header.
-        if matches!(self.credential, Credential::Token(_)) && !secret.is_sendable() {
+        if matches!(self.credential, Credential::Token(_)) && !secret::is_sendable(&secret) {
             return Err(self.without("the token has characters that no token has".to_owned()));
         }
         Ok(secret)

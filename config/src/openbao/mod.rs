@@ -35,7 +35,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 pub use error::{OpenBaoError, SettingsError};
-pub use person::{ProviderError, Verification, Who};
+pub use person::{PersonError, ProviderError, Verification, Who};
 pub use secret::Secret;
 pub use settings::{LoginMethod, OpenBaoSettings, ProviderToken, Setting};
 

@@ -1,57 +1,20 @@
-//! Texts that are never shown: tokens and passwords.
+//! Tokens and passwords as the client's settings have them.
 
-use std::{fmt, path::Path};
+use std::path::Path;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+pub use harmony_login::Secret;
 use zeroize::Zeroizing;
 
-/// A token or password. `Debug` does not show it, and its memory is wiped. Serializing writes it: only into files of
-/// mode 0600 and requests.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Zeroizing<String>);
-
-impl Secret {
-    /// Takes it over.
-    #[must_use]
-    pub fn new(text: String) -> Self {
-        Self(Zeroizing::new(text))
-    }
-
-    /// The text itself, to be sent and not to be shown.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-
-    /// The first line of a file, without white space around it.
-    pub(super) fn read(file: &Path) -> Result<Self, String> {
-        let text = std::fs::read_to_string(file).map(Zeroizing::new).map_err(|error| error.to_string())?;
-        match text.trim() {
-            "" => Err("it is empty".to_owned()),
-            secret => Ok(Self::new(secret.to_owned())),
-        }
-    }
-
-    /// Whether it can stand in a header.
-    pub(super) fn is_sendable(&self) -> bool {
-        !self.0.is_empty() && self.0.bytes().all(|byte| byte.is_ascii_graphic())
+/// The first line of a file, without white space around it.
+pub(super) fn read(file: &Path) -> Result<Secret, String> {
+    let text = std::fs::read_to_string(file).map(Zeroizing::new).map_err(|error| error.to_string())?;
+    match text.trim() {
+        "" => Err("it is empty".to_owned()),
+        secret => Ok(Secret::new(secret.to_owned())),
     }
 }
 
-impl fmt::Debug for Secret {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("Secret(…)")
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(Self::new)
-    }
+/// Whether it can stand in a header.
+pub(super) fn is_sendable(secret: &Secret) -> bool {
+    !secret.expose().is_empty() && secret.expose().bytes().all(|byte| byte.is_ascii_graphic())
 }

@@ -10,17 +10,14 @@
 //! It never connects: whoever does loads it with [`DeviceCredential::load`], and becomes what the callout makes of
 //! the token's roles.
 
-use std::{
-    fs,
-    io::ErrorKind,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use fleet_daemon::credential::{CaSource, CredentialError, DeviceCredential, NkeySeed, TokenSource};
+use harmony_login::{PrivateFile, replace};
 use nkeys::KeyPair;
 use zeroize::Zeroizing;
 
-use super::{LoginError, Session, Store, store::replace};
+use super::{LoginError, Session, Store};
 
 /// Where NATS is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +64,7 @@ impl Store {
         if !self.credential_file().exists() {
             return Ok(());
         }
-        replace(&self.token_file(), session.access_token.expose().as_bytes())
+        Ok(replace(&self.token_file(), session.access_token.expose().as_bytes())?)
     }
 
     fn token_file(&self) -> PathBuf {
@@ -77,17 +74,8 @@ impl Store {
     /// Removes everything of it.
     pub(super) fn remove_credential(&self) -> Result<(), LoginError> {
         for file in [self.credential_file(), self.folder().join("session.nk"), self.token_file()] {
-            gone(&file)?;
+            PrivateFile::at(file).remove()?;
         }
         Ok(())
-    }
-}
-
-fn gone(file: &Path) -> Result<(), LoginError> {
-    match fs::remove_file(file) {
-        Err(source) if source.kind() != ErrorKind::NotFound => {
-            Err(LoginError::File { file: file.to_owned(), source })
-        }
-        _ => Ok(()),
     }
 }

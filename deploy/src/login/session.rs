@@ -1,49 +1,10 @@
 //! What remains of a login: the tokens, and whose they are.
 
-use std::fmt;
+use harmony_login::{Secret, claims, is_fresh, roles};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use zeroize::Zeroizing;
-
-use super::Settings;
-
-/// How much of its life a token must have left to be used.
-const MARGIN: SignedDuration = SignedDuration::from_secs(60);
-
-/// A token. `Debug` does not show it, and its memory is wiped.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Zeroizing<String>);
-
-impl Secret {
-    pub(super) fn new(text: &str) -> Self {
-        Self(Zeroizing::new(text.to_owned()))
-    }
-
-    /// The token itself, to be sent and not to be shown.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self(Zeroizing::new(String::deserialize(deserializer)?)))
-    }
-}
+use super::{Settings, Tokens};
 
 /// A person's login, as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,22 +39,26 @@ pub struct Who {
 }
 
 impl Session {
+    pub(super) fn new(settings: &Settings, tokens: Tokens) -> Self {
+        Self {
+            settings: settings.clone(),
+            subject: tokens.subject,
+            access_token: tokens.access,
+            refresh_token: tokens.refresh,
+            expires: tokens.expires,
+        }
+    }
+
     /// Whether the access token can be used for a while.
     pub fn is_fresh(&self, now: Timestamp) -> bool {
-        now.checked_add(MARGIN).is_ok_and(|soon| soon < self.expires)
+        is_fresh(self.expires, now)
     }
 
     /// What the tokens say. It is shown and never decides anything: whoever gets the token verifies it.
     pub fn who(&self, roles_claim: &str) -> Who {
         let claims = claims(self.access_token.expose());
         let text = |claim: &str| Some(claims.as_ref()?.get(claim)?.as_str()?.to_owned());
-        let roles = match claims.as_ref().and_then(|claims| claims.get(roles_claim)) {
-            Some(serde_json::Value::Object(roles)) => roles.keys().cloned().collect(),
-            Some(serde_json::Value::Array(roles)) => {
-                roles.iter().filter_map(|role| role.as_str().map(str::to_owned)).collect()
-            }
-            _ => Vec::new(),
-        };
+        let roles = roles(claims.as_ref().and_then(|claims| claims.get(roles_claim)));
         Who {
             subject: self.subject.clone().or_else(|| text("sub")).unwrap_or_else(|| "unknown".to_owned()),
             issuer: self.settings.issuer.clone(),
@@ -102,10 +67,4 @@ impl Session {
             renewable: self.refresh_token.is_some(),
         }
     }
-}
-
-/// Providers may give access tokens that nobody but they can read.
-fn claims(token: &str) -> Option<serde_json::Value> {
-    let bytes = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    serde_json::from_slice(&bytes).ok()
 }

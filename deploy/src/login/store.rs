@@ -4,14 +4,12 @@
 //! token is good once: who renews holds the lock, and those who wait for it find what the first one got.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{ErrorKind, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    fs::File,
     path::{Path, PathBuf},
 };
 
 use directories::ProjectDirs;
-use zeroize::Zeroizing;
+use harmony_login::PrivateFile;
 
 use super::{LoginError, Session};
 
@@ -45,77 +43,27 @@ impl Store {
 
     /// What is kept, if anything is.
     pub fn load(&self) -> Result<Option<Session>, LoginError> {
-        let file = self.file();
-        let failed = |source| LoginError::File { file: file.clone(), source };
-        let mut opened = match File::open(&file) {
-            Ok(opened) => opened,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed(error)),
-        };
-        if opened.metadata().map_err(failed)?.permissions().mode() & 0o077 != 0 {
-            return Err(LoginError::Exposed { file });
-        }
-        let mut text = Zeroizing::new(String::new());
-        std::io::Read::read_to_string(&mut opened, &mut text).map_err(failed)?;
-        // What serde says could repeat a token.
-        serde_json::from_str(&text).map(Some).map_err(|_| LoginError::Damaged { file })
+        Ok(self.private().load()?)
     }
 
     /// Keeps a session in the place of the one before; a credential that was made of it goes on with it.
     pub fn save(&self, session: &Session) -> Result<(), LoginError> {
-        let file = self.file();
-        let failed = |source| LoginError::File { file: file.clone(), source };
-        self.make_folder()?;
-        let text = serde_json::to_vec_pretty(session).map(Zeroizing::new);
-        let text = text.map_err(|error| failed(error.into()))?;
-        replace(&file, &text)?;
+        self.private().save(session)?;
         self.renew_credential(session)
     }
 
     /// Forgets the session; whether there was one.
     pub fn remove(&self) -> Result<bool, LoginError> {
         self.remove_credential()?;
-        match fs::remove_file(self.file()) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(source) => Err(LoginError::File { file: self.file(), source }),
-        }
+        Ok(self.private().remove()?)
     }
 
     /// Waits until no other program renews; the lock ends with the value.
     pub(super) async fn lock(&self) -> Result<File, LoginError> {
-        self.make_folder()?;
-        let path = self.folder.join("login.lock");
-        let file = path.clone();
-        let locking = tokio::task::spawn_blocking(move || {
-            let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
-            lock.lock()?;
-            Ok(lock)
-        });
-        let locked = locking.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        locked.map_err(|source| LoginError::File { file, source })
+        Ok(self.private().lock().await?)
     }
 
-    fn make_folder(&self) -> Result<(), LoginError> {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
-        made.map_err(|source| LoginError::File { file: self.folder.clone(), source })
+    fn private(&self) -> PrivateFile {
+        PrivateFile::at(self.file())
     }
-}
-
-/// Writes a private file as a whole or not at all.
-pub(super) fn replace(file: &Path, content: &[u8]) -> Result<(), LoginError> {
-    let mut partial = file.as_os_str().to_owned();
-    partial.push(format!(".{}.partial", std::process::id()));
-    let partial = PathBuf::from(partial);
-    let written = (|| {
-        let _ = fs::remove_file(&partial);
-        let mut new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
-        new.write_all(content)?;
-        new.sync_all()?;
-        fs::rename(&partial, file)
-    })();
-    written.map_err(|source| {
-        let _ = fs::remove_file(&partial);
-        LoginError::File { file: file.to_owned(), source }
-    })
 }

@@ -26,6 +26,7 @@ fn model() -> Model {
         schema: json!({ "type": "object" }).try_into().unwrap(),
         version: SchemaVersion("00112233aabbccdd".into()),
         secrets: Vec::new(),
+        places: Default::default(),
     }
 }
 

@@ -21,6 +21,7 @@ fn model(key: &str, version: &str) -> Model {
         schema: schema.try_into().unwrap(),
         version: SchemaVersion(version.into()),
         secrets: Vec::new(),
+        places: Default::default(),
     }
 }
 

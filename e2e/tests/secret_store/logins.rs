@@ -16,7 +16,7 @@ use e2e::secret_store::SecretStore;
 use e2e::wait::Look;
 use fleet_daemon::oidc::{MachineLogin, MachineLoginSettings};
 use harmony_config::Store as _;
-use harmony_config::openbao::{LoginMethod, OpenBao, OpenBaoSettings, ProviderError, Secret};
+use harmony_config::openbao::{LoginMethod, OpenBao, OpenBaoSettings, PersonError, ProviderError, Secret};
 use harmony_config::store::Metadata;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -192,7 +192,10 @@ async fn a_person_confirms_a_code_once_and_stays_logged_in() -> Result<()> {
     refused(&settings, "nobody is logged in").await?;
 
     let client = OpenBao::new(&settings)?;
-    assert!(matches!(confirm(&client, &provider.0, "alice", false).await?, Err(ProviderError::Denied)));
+    assert!(matches!(
+        confirm(&client, &provider.0, "alice", false).await?,
+        Err(ProviderError::Person(PersonError::Denied))
+    ));
     let who = confirm(&client, &provider.0, "alice", true).await??;
     assert_eq!((who.subject.as_deref(), who.renewable), (Some("alice"), true));
     assert_eq!(who.roles, ["config.write"], "from Zitadel's claim, which is the role that is asked for");

@@ -1,23 +1,24 @@
 //! A person at an identity provider: by a code that is confirmed in a browser anywhere (RFC 8628).
 //!
 //! ```text
-//! log_in ─► code, shown to the person ─► polls as the provider says ─► Session ─► cache (0600)
-//! session ─► from the cache, renewed by its refresh token when it is about to end ─► cache
+//! log_in ─► the flow of harmony-login ─► Session ─► file (0600)
+//! session ─► from the file, renewed by its refresh token when it is about to end ─► file
 //! ```
 //!
 //! What a person may do is decided by the store, which verifies the token. The role is read from the token only to
 //! ask for it. Nothing here waits for a person, but [`Person::log_in`].
 
-mod cache;
-mod provider;
+mod error;
+mod http;
 
 use std::{path::PathBuf, time::Duration};
 
-use data_encoding::BASE64URL_NOPAD;
-use jiff::{SignedDuration, Timestamp};
+use harmony_login::{Client, PrivateFile, Tokens, claims, is_fresh};
+pub use harmony_login::{PersonError, Verification};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use provider::ProviderError;
+pub use error::ProviderError;
 
 use super::{
     error::SettingsError,
@@ -29,23 +30,8 @@ use super::{
 
 /// Zitadel's claim with the roles.
 const ROLES_CLAIM: &str = "urn:zitadel:iam:org:project:roles";
-/// How much of its life a token must have left to be used.
-const MARGIN: SignedDuration = SignedDuration::from_secs(60);
 /// How long one request to the provider may take.
 const ASK_WITHIN: Duration = Duration::from_secs(10);
-
-/// What a person needs to confirm a login.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verification {
-    /// Where to enter the code.
-    pub uri: String,
-    /// The same with the code in it, for a link or a QR code.
-    pub complete_uri: Option<String>,
-    /// The code; the person compares it.
-    pub code: String,
-    /// How long there is time.
-    pub expires_in: Duration,
-}
 
 /// Who is logged in, for people to read. It decides nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +55,7 @@ pub(super) struct Person {
     audience: Option<String>,
     token: ProviderToken,
     roles_claim: String,
-    cache: cache::Cache,
+    file: PrivateFile,
     http: reqwest::Client,
 }
 
@@ -105,7 +91,7 @@ impl Person {
             audience: settings.oidc_audience.clone(),
             token: settings.oidc_token.unwrap_or_default(),
             roles_claim: settings.roles_claim.clone().unwrap_or_else(|| ROLES_CLAIM.to_owned()),
-            cache: cache::Cache::at(cache_folder(settings)?),
+            file: PrivateFile::at(cache_folder(settings)?.join("openbao-login.json")),
             http: tls::client(trust, ASK_WITHIN)?,
         }))
     }
@@ -115,16 +101,17 @@ impl Person {
         &self,
         show: &mut (dyn FnMut(&Verification) + Send),
     ) -> Result<Who, ProviderError> {
-        let session = self.device_flow(show).await?;
-        let lock = self.cache.lock().await?;
-        self.cache.save(&session)?;
+        let tokens = self.client().log_in(&http::http(&self.http), show, tokio::time::sleep).await?;
+        let session = self.session_of(tokens);
+        let lock = self.file.lock().await?;
+        self.file.save(&session)?;
         drop(lock);
         Ok(self.who(&session))
     }
 
     /// Forgets the session; whether there was one.
     pub(super) fn log_out(&self) -> Result<bool, ProviderError> {
-        self.cache.remove()
+        Ok(self.file.remove()?)
     }
 
     /// The session, with tokens that are good for a while; renewed if need be. Waits for no person.
@@ -132,16 +119,35 @@ impl Person {
         if let Some(session) = self.kept()?.filter(|session| session.is_fresh(Timestamp::now())) {
             return Ok(session);
         }
-        let lock = self.cache.lock().await?;
+        let lock = self.file.lock().await?;
         // Another program may have renewed it meanwhile, or logged out.
         let known = self.kept()?.ok_or(ProviderError::NotLoggedIn)?;
         if known.is_fresh(Timestamp::now()) {
             return Ok(known);
         }
-        let renewed = self.refresh(&known).await?;
-        self.cache.save(&renewed)?;
+        let (refresh, subject) = (known.refresh_token.as_ref(), known.subject.as_deref());
+        let renewed = self.client().refresh(&http::http(&self.http), refresh, subject).await?;
+        let renewed = self.session_of(renewed);
+        self.file.save(&renewed)?;
         drop(lock);
         Ok(renewed)
+    }
+
+    fn client(&self) -> Client<'_> {
+        let Self { issuer, client_id, scopes, audience, .. } = self;
+        Client { issuer, client_id, scopes, audience: audience.as_deref() }
+    }
+
+    fn session_of(&self, tokens: Tokens) -> Session {
+        Session {
+            issuer: self.issuer.clone(),
+            client_id: self.client_id.clone(),
+            subject: tokens.subject,
+            access_token: tokens.access,
+            id_token: tokens.id,
+            refresh_token: tokens.refresh,
+            expires: tokens.expires,
+        }
     }
 
     /// The one role that the person has here.
@@ -186,39 +192,24 @@ impl Person {
         }
     }
 
-    /// Zitadel writes an object of role to organizations; others a list.
     fn roles(&self, session: &Session) -> Vec<String> {
         let tokens = [Some(&session.access_token), session.id_token.as_ref()];
         let claims = tokens.into_iter().flatten().filter_map(|token| claims(token.expose()));
-        let roles =
-            claims.into_iter().find_map(|mut claims| claims.get_mut(&self.roles_claim).map(|r| r.take()));
-        match roles {
-            Some(serde_json::Value::Object(roles)) => roles.keys().cloned().collect(),
-            Some(serde_json::Value::Array(roles)) => {
-                roles.iter().filter_map(|role| role.as_str().map(str::to_owned)).collect()
-            }
-            _ => Vec::new(),
-        }
+        let found = claims.into_iter().find_map(|claims| claims.get(&self.roles_claim).cloned());
+        harmony_login::roles(found.as_ref())
     }
 
     /// What is kept of this provider and client.
     fn kept(&self) -> Result<Option<Session>, ProviderError> {
         let ours = |session: &Session| session.issuer == self.issuer && session.client_id == self.client_id;
-        Ok(self.cache.load()?.filter(ours))
+        Ok(self.file.load()?.filter(ours))
     }
 }
 
 impl Session {
     fn is_fresh(&self, now: Timestamp) -> bool {
-        now.checked_add(MARGIN).is_ok_and(|soon| soon < self.expires)
+        is_fresh(self.expires, now)
     }
-}
-
-/// Not verified: that is the store's business.
-fn claims(token: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
-    let mut parts = token.split('.');
-    let (_, body, _) = (parts.next()?, parts.next()?, parts.next()?);
-    serde_json::from_slice(&BASE64URL_NOPAD.decode(body.as_bytes()).ok()?).ok()
 }
 
 fn cache_folder(settings: &OpenBaoSettings) -> Result<PathBuf, SettingsError> {

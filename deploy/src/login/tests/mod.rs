@@ -144,8 +144,8 @@ fn session(settings: Settings) -> Session {
     Session {
         settings,
         subject: Some("alice".into()),
-        access_token: Secret::new("access-secret"),
-        refresh_token: Some(Secret::new("refresh-secret")),
+        access_token: Secret::new("access-secret".into()),
+        refresh_token: Some(Secret::new("refresh-secret".into())),
         expires: Timestamp::now(),
     }
 }
@@ -190,7 +190,7 @@ async fn other_refusals_are_repeated_in_one_line() {
     let server = Server::start().await;
     server.refuse("invalid_client", "no\nsuch client");
     let refused = server.flow().await.0.unwrap_err();
-    assert!(matches!(&refused, LoginError::Refused(_)), "{refused:?}");
+    assert!(matches!(&refused, LoginError::Person(PersonError::Refused(_))), "{refused:?}");
     assert!(refused.to_string().contains("no such client"), "{refused}");
 }
 
@@ -199,10 +199,10 @@ async fn a_provider_without_device_flow_is_named() {
     let server = Server::start().await;
     server.discovery(json!({}));
     let refused = server.flow().await.0.unwrap_err();
-    assert!(matches!(&refused, LoginError::NoDeviceFlow { .. }), "{refused:?}");
+    assert!(matches!(&refused, LoginError::Person(PersonError::NoDeviceFlow { .. })), "{refused:?}");
     server.discovery(json!({ "issuer": "https://other.example.com" }));
     let refused = server.flow().await.0.unwrap_err();
-    assert!(matches!(&refused, LoginError::Discovery { .. }), "{refused:?}");
+    assert!(matches!(&refused, LoginError::Person(PersonError::Discovery { .. })), "{refused:?}");
 }
 
 #[tokio::test]
@@ -213,7 +213,7 @@ async fn an_id_token_that_is_not_signed_by_the_provider_is_refused() {
     let forged = jwt(&claims).replacen("e30", "eyJhbGciOiJSUzI1NiJ9", 1).replace(".x", ".eA");
     server.say("/token", 200, json!({ "access_token": "a", "token_type": "Bearer", "id_token": forged }));
     let refused = server.flow().await.0.unwrap_err();
-    assert!(matches!(&refused, LoginError::IdToken(_)), "{refused:?}");
+    assert!(matches!(&refused, LoginError::Person(PersonError::IdToken(_))), "{refused:?}");
 }
 
 #[tokio::test]
@@ -243,11 +243,11 @@ async fn a_session_that_cannot_be_renewed_asks_for_a_login_and_shows_no_token() 
     assert!(matches!(load(&store).await, Err(LoginError::NotLoggedIn)));
     store.save(&session(server.settings())).unwrap();
     let error = load(&store).await.unwrap_err();
-    assert!(matches!(&error, LoginError::Ended(_)), "{error:?}");
+    assert!(matches!(&error, LoginError::Person(PersonError::Ended(_))), "{error:?}");
     assert!(error.to_string().contains("fleet login"), "{error}");
     assert!(!format!("{error} {error:?}").contains("refresh-secret"));
     let without = Session { refresh_token: None, ..session(server.settings()) };
-    assert!(matches!(refresh(&without).await, Err(LoginError::Ended(_))));
+    assert!(matches!(refresh(&without).await, Err(LoginError::Person(PersonError::Ended(_)))));
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn the_file_is_for_the_user_alone_and_replaced_in_one_step() {
     };
     let first = session(settings);
     store.save(&first).unwrap();
-    let second = Session { access_token: Secret::new("second"), ..first };
+    let second = Session { access_token: Secret::new("second".into()), ..first };
     store.save(&second).unwrap();
     assert_eq!(store.load().unwrap(), Some(second));
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
@@ -274,13 +274,13 @@ fn the_file_is_for_the_user_alone_and_replaced_in_one_step() {
     assert_eq!(names.len(), 1, "{names:?}");
 
     std::fs::set_permissions(store.file(), std::fs::Permissions::from_mode(0o640)).unwrap();
-    assert!(matches!(store.load(), Err(LoginError::Exposed { .. })));
+    assert!(matches!(store.load(), Err(LoginError::Person(PersonError::Exposed { .. }))));
     assert!(store.remove().unwrap());
     assert!(!store.remove().unwrap());
     std::fs::write(store.file(), "{\"accessToken\": \"access-secret\"}").unwrap();
     std::fs::set_permissions(store.file(), std::fs::Permissions::from_mode(0o600)).unwrap();
     let damaged = store.load().unwrap_err();
-    assert!(matches!(damaged, LoginError::Damaged { .. }));
+    assert!(matches!(damaged, LoginError::Person(PersonError::Damaged { .. })));
     assert!(!format!("{damaged} {damaged:?}").contains("access-secret"));
 }
 
@@ -302,7 +302,7 @@ async fn a_login_leaves_a_credential_as_devices_have_one() {
     };
     let proof = key().await;
     assert_eq!(proof.token.as_deref(), Some(first.access_token.expose()));
-    let renewed = Session { access_token: Secret::new("renewed"), ..first };
+    let renewed = Session { access_token: Secret::new("renewed".into()), ..first };
     store.save(&renewed).unwrap();
     let again = key().await;
     assert_eq!(again.token.as_deref(), Some("renewed"), "what is renewed is shown from then on");
@@ -330,7 +330,7 @@ fn whose_session_it_is_can_be_shown_and_no_token_with_it() {
     assert_eq!(session.who("roles").roles, [""; 0], "an access token that only the provider can read");
     assert!(!format!("{session:?}").contains("secret"), "{session:?}");
     for roles in [json!({ "admin": {}, "viewer": {} }), json!(["admin", "viewer"])] {
-        session.access_token = Secret::new(&jwt(&json!({ "sub": "bob", "roles": roles })));
+        session.access_token = Secret::new(jwt(&json!({ "sub": "bob", "roles": roles })));
         let who = session.who("roles");
         assert_eq!(who.roles, ["admin", "viewer"]);
         assert_eq!(who.subject, "alice", "the signed ID token wins");
