@@ -222,8 +222,10 @@ async fn database(home: &Home, checks: &mut Vec<Check>) -> Vec<Item> {
         Ok(found) if found.is_sound() => checks.push(Check::ok(
             "database",
             format!(
-                "{} items, {} lines of the audit log, all as they were written",
-                found.items, found.lines
+                "{} items, {} lines of the audit log, all as they were written; {} KiB on the disk",
+                found.items,
+                found.lines,
+                size(database.path()) / 1024
             ),
         )),
         Ok(found) => checks.extend(found.findings.iter().map(|finding| {
@@ -236,6 +238,16 @@ async fn database(home: &Home, checks: &mut Vec<Check>) -> Vec<Item> {
         Err(error) => checks.push(Check::error("database", &error.into())),
     }
     database.list(None).await.unwrap_or_default()
+}
+
+/// Bytes of the file and of what SQLite keeps beside it; the log in it only grows.
+fn size(path: &Path) -> u64 {
+    let beside = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        std::fs::metadata(PathBuf::from(name)).map_or(0, |file| file.len())
+    };
+    ["", "-wal"].map(beside).iter().sum()
 }
 
 fn last_known_good(home: &Home, keyring: &Keyring) -> Vec<Check> {

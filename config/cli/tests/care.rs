@@ -9,6 +9,7 @@ use std::{
     os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
 };
 
+use harmony_config::{Layer, Model, keyring::Keyring, last_known_good::LastKnownGood};
 use home::{CANARY, Home};
 use serde_json::{Value, json};
 
@@ -105,6 +106,36 @@ fn keys_are_rotated_and_old_ones_dropped() {
     }
     assert_eq!(home.run(&["set", "Switch", "hots", "x"], "").0, 4, "the schema is still known");
     assert_eq!(home.run(&["rotate", "everything"], "").0, 2);
+}
+
+#[test]
+fn the_doctor_tells_of_a_store_that_went_back() {
+    let home = Home::with_settings();
+    let keyring = Keyring::open(&home.settings().join("keys")).unwrap();
+    let file = home.settings().join("config.lkg.json");
+    let file = LastKnownGood::open(&file, keyring).unwrap().for_owner("switchd");
+    let model = Model::of::<home::Switch>().unwrap();
+    let seen = |revision: u64| {
+        let values =
+            json!({ "host": format!("sw-{revision}"), "password": CANARY }).as_object().unwrap().clone();
+        let layer = Layer {
+            values,
+            place: "a store".to_owned(),
+            fields: Default::default(),
+            version: None,
+            revision: Some(revision),
+        };
+        file.remember("openbao", &model, Some(&layer)).unwrap();
+    };
+    seen(7);
+    assert!(!home.ok(&["doctor"]).contains("went back"));
+    seen(3);
+    let text = home.ok(&["doctor"]);
+    let line = text.lines().find(|line| line.starts_with("warn store: ")).unwrap_or_else(|| panic!("{text}"));
+    assert!(line.contains("openbao went back: Switch of switchd is at revision 3"), "{line}");
+    assert!(line.contains("7 was seen") && line.contains("Next: ") && line.contains("address"), "{line}");
+    seen(8);
+    assert!(!home.ok(&["doctor"]).contains("went back"));
 }
 
 #[test]
