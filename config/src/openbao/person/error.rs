@@ -1,5 +1,7 @@
 //! Why a person is not logged in, with what to do where a store is set up.
 
+use std::path::Path;
+
 use harmony_login::PersonError;
 
 /// Why a person is not logged in. The text never holds a token.
@@ -14,7 +16,7 @@ pub enum ProviderError {
     #[error("nobody is logged in at the identity provider; log in first")]
     NotLoggedIn,
     /// At the identity provider, or in the login's file.
-    #[error("{0}{next}", next = next(.0))]
+    #[error("{}", said(.0))]
     Person(PersonError),
 }
 
@@ -24,13 +26,23 @@ impl From<PersonError> for ProviderError {
     }
 }
 
-/// What to do with these settings.
-fn next(error: &PersonError) -> &'static str {
+/// With what to do with these settings.
+fn said(error: &PersonError) -> String {
     match error {
-        PersonError::Ended(_) | PersonError::Expired => "; log in again",
-        PersonError::Discovery { .. } => "; check `oidc-issuer` (OPENBAO_OIDC_ISSUER)",
-        PersonError::Exposed { .. } => ", or remove it and log in again",
-        PersonError::Damaged { .. } => "; remove it and log in again",
-        _ => "",
+        PersonError::Ended(why) => {
+            format!("the login at the identity provider ended and cannot be renewed ({why}); log in again")
+        }
+        PersonError::Discovery { .. } => format!("{error}; check `oidc-issuer` (OPENBAO_OIDC_ISSUER)"),
+        PersonError::Expired => format!("{error}; log in again"),
+        PersonError::File { file, source } => unusable(file, &source.to_string()),
+        PersonError::Exposed { file } => {
+            unusable(file, "others may read it; run `chmod 600` on it, or log in again after removing it")
+        }
+        PersonError::Damaged { file } => unusable(file, "it is damaged; remove it and log in again"),
+        _ => error.to_string(),
     }
+}
+
+fn unusable(file: &Path, why: &str) -> String {
+    format!("the login's file {} cannot be used: {why}", file.display())
 }
