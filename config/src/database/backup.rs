@@ -306,6 +306,7 @@ pub(crate) fn keep(opened: &mut Opened, place: &Place, folder: &BackupFolder) ->
     let _lock = Lock::alone(&folder.path.join("backup.lock")).map_err(unkept)?;
     let id = schema::id(&opened.connection)?;
     let found = copies(&folder.path)?;
+    let mut before = None;
     if let Some(newest) = found.last() {
         let log = read_log(&newest.log)?;
         if log.start.database != id {
@@ -314,8 +315,11 @@ pub(crate) fn keep(opened: &mut Opened, place: &Place, folder: &BackupFolder) ->
         }
         let tail = log.tail();
         // Else the database was exchanged for an older copy, which a person accepted, and went another way.
-        if hash_of(&opened.connection, tail.line)? == Some(tail.hash) && log.whole < folder.log_limit {
-            return append(opened, place, &id, &newest.log, &log);
+        if hash_of(&opened.connection, tail.line)? == Some(tail.hash) {
+            if log.whole < folder.log_limit {
+                return append(opened, place, &id, &newest.log, &log);
+            }
+            before = Some((newest.log.as_path(), log));
         }
     }
     let tail = begin(
@@ -323,6 +327,7 @@ pub(crate) fn keep(opened: &mut Opened, place: &Place, folder: &BackupFolder) ->
         place,
         &id,
         &Copy::new(&folder.path, found.last().map_or(1, |newest| newest.number + 1)),
+        before,
     )?;
     for old in found.iter().rev().skip(folder.copies.max(1) - 1) {
         // The log first: a base without a log is none.
@@ -344,7 +349,14 @@ fn hash_of(connection: &Connection, line: u64) -> Result<Option<Hash>, Fault> {
     Ok(hash)
 }
 
-fn begin(opened: &mut Opened, place: &Place, id: &str, copy: &Copy) -> Result<Tail, Fault> {
+/// Makes a copy. The log before it gets all lines up to there: there may be several, and each can be gone back to.
+fn begin(
+    opened: &mut Opened,
+    place: &Place,
+    id: &str,
+    copy: &Copy,
+    before: Option<(&Path, Log)>,
+) -> Result<Tail, Fault> {
     let file =
         |path: &Path| OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
     // SQLite takes an empty file as if there were none, and keeps its mode.
@@ -363,6 +375,10 @@ fn begin(opened: &mut Opened, place: &Place, id: &str, copy: &Copy) -> Result<Ta
         .and_then(|file| file.sync_all())
         .map_err(|source| unwritten(&copy.base, source))?;
     let tail = chain::tail(&open_base(&copy.base)?)?;
+    // Only now: somebody may have written while the copy was made. Without its log it is no copy yet.
+    if let Some((path, log)) = before {
+        append(opened, place, id, path, &log)?;
+    }
     let mac = place.keyring.mac(&bound(id, tail));
     let start = Start { format: FORMAT, database: id.to_owned(), tail, mac };
     let text = line_of(&start).map_err(|source| unwritten(&copy.log, source))?;

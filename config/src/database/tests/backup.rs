@@ -77,6 +77,10 @@ async fn every_line_and_every_time_can_be_restored() {
             _ => drop(kept.fixture.set("A", json!({ "n": n, "password": format!("{CANARY}{n}") })).await),
         }
         states.push(state(database).await);
+        // One line at a time for the most part, and sometimes several.
+        if n % 4 != 3 {
+            kept.state();
+        }
     }
     assert!(kept.files("log.jsonl").len() > 2, "several copies: {:?}", kept.files(""));
     for (line, expected) in (0..).zip(&states) {
@@ -141,6 +145,7 @@ async fn old_copies_go_and_what_is_before_the_oldest_is_refused() {
     let kept = Kept::new(|folder| (folder.log_limit, folder.copies) = (2000, 2));
     for n in 0..40 {
         kept.fixture.set("A", json!({ "n": n, "text": "x".repeat(300) })).await;
+        kept.state();
     }
     assert_eq!((kept.files("base.db").len(), kept.files("log.jsonl").len()), (2, 2));
     let refused = kept.restored(Until::Line(3), "3.db").map(|_| ()).unwrap_err();
@@ -289,10 +294,19 @@ impl Hanging {
 
 #[tokio::test]
 async fn a_backup_that_hangs_holds_up_no_write_and_catches_up() {
+    a_backup_hangs(1 << 20).await;
+}
+
+#[tokio::test]
+async fn a_copy_that_is_due_after_several_writes_leaves_none_of_them_out() {
+    a_backup_hangs(1).await;
+}
+
+async fn a_backup_hangs(log_limit: u64) {
     // Few versions: what the backup has not got is kept for it all the same.
     let retention = Retention { versions: 2, ..Retention::default() };
     let backup = tempfile::tempdir().unwrap();
-    let folder = BackupFolder::at(&backup.path().join("deep/backup"));
+    let folder = BackupFolder { log_limit, ..BackupFolder::at(&backup.path().join("deep/backup")) };
     let fixture = Fixture::with(Options { retention, backup: Some(folder), ..Options::default() });
     let kept = Kept { fixture, backup };
     kept.fixture.set("A", json!({ "n": 1 })).await;
