@@ -19,6 +19,7 @@ use harmony_config::{
     updates::{Draft, Item, PublicKey, Recipient, UpdateSigner},
 };
 use jiff::{Timestamp, ToSpan as _};
+use rustix::fs::{CWD, RenameFlags};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -273,12 +274,18 @@ async fn a_signed_update_is_taken_and_a_forged_one_refused_with_its_reason_for_a
     service.end().await;
 }
 
-/// The database's files to another place, with something in its place that is none; and back.
-fn move_database(from: &Path, to: &Path) {
-    for name in ["config.db", "config.db-wal", "config.db-shm"] {
-        match std::fs::rename(from.join(name), to.join(name)) {
-            Err(error) if name == "config.db" => panic!("{error}"),
-            _ => {}
+/// The database and what stands in the other place change theirs, in one step: a service that looks never finds
+/// nothing there, and makes no new database.
+fn exchange_databases(one: &Path, other: &Path) {
+    let (one, other) = (one.join("config.db"), other.join("config.db"));
+    rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).unwrap();
+}
+
+/// What SQLite keeps beside a database.
+fn move_journal(from: &Path, to: &Path) {
+    for name in ["config.db-wal", "config.db-shm"] {
+        if from.join(name).exists() {
+            std::fs::rename(from.join(name), to.join(name)).unwrap();
         }
     }
 }
@@ -287,7 +294,8 @@ fn move_database(from: &Path, to: &Path) {
 async fn a_database_that_cannot_be_read_is_stood_in_for_and_the_service_never_stops() {
     let folder = tempfile::tempdir().unwrap();
     let (state, aside) = (folder.path().join("state"), folder.path().join("aside"));
-    std::fs::create_dir(&aside).unwrap();
+    // A folder is no database.
+    std::fs::create_dir_all(aside.join("config.db")).unwrap();
     set(folder.path(), "name", "\"Corner shop\"").await;
     set(folder.path(), "token", &format!("{CANARY:?}")).await;
     let service = Service::start(folder.path(), None).await;
@@ -309,8 +317,8 @@ async fn a_database_that_cannot_be_read_is_stood_in_for_and_the_service_never_st
         }
     });
 
-    move_database(&state, &aside);
-    std::fs::create_dir(state.join("config.db")).unwrap();
+    exchange_databases(&state, &aside);
+    move_journal(&state, &aside);
     let in_use = |text: &str| parsed(text)["last_known_good_in_use"] == true;
     let health = parsed(&service.wait_for("the fallback", "/readyz", in_use).await);
     assert_eq!(health["status"], "degraded");
@@ -325,8 +333,8 @@ async fn a_database_that_cannot_be_read_is_stood_in_for_and_the_service_never_st
     assert_eq!(second.health().await["last_known_good_in_use"], true);
     second.end().await;
 
-    std::fs::remove_dir(state.join("config.db")).unwrap();
-    move_database(&aside, &state);
+    move_journal(&aside, &state);
+    exchange_databases(&aside, &state);
     service.wait_for("the database", "/readyz", |text| parsed(text)["status"] == "ok").await;
     done.store(true, Ordering::SeqCst);
     customer.await.unwrap();
