@@ -79,6 +79,7 @@ pub(crate) struct Inner {
     asleep: Mutex<HashMap<String, Instant>>,
     patience: Option<Duration>,
     look_again: Duration,
+    show_values: bool,
     health: Observed,
     metrics: Metrics,
     epoch: AtomicU64,
@@ -101,6 +102,7 @@ pub struct Builder {
     prompter: Option<Arc<dyn Prompter>>,
     patience: Option<Duration>,
     look_again: Duration,
+    show_values: bool,
     actor: Option<Actor>,
     /// Why the last-known-good file was not used.
     refused: Option<String>,
@@ -152,6 +154,14 @@ impl Builder {
         self
     }
 
+    /// Lets errors repeat the values that do not fit, in the place of their types; secret ones never. For a program
+    /// whose errors go to whoever wrote the values.
+    #[must_use]
+    pub fn show_values(mut self) -> Self {
+        self.show_values = true;
+        self
+    }
+
     /// Who acts, for history and audit. If not said: the user and the program of this process.
     #[must_use]
     pub fn actor(mut self, actor: Actor) -> Self {
@@ -182,6 +192,7 @@ impl Builder {
                 asleep: Mutex::default(),
                 patience: self.patience,
                 look_again: self.look_again,
+                show_values: self.show_values,
                 health,
                 metrics,
                 epoch: AtomicU64::new(0),
@@ -209,6 +220,7 @@ impl ConfigManager {
             prompter: None,
             patience: None,
             look_again: LOOK_AGAIN,
+            show_values: false,
             actor: None,
             refused: None,
         }
@@ -310,7 +322,7 @@ impl ConfigManager {
             resolution.merged.values = values;
         }
         self.inner.complete(known, &resolution)?;
-        known.parse(&resolution.merged.values).map_err(|faults| Inner::unfit(known, &resolution, faults))
+        known.parse(&resolution.merged.values).map_err(|faults| self.inner.unfit(known, &resolution, faults))
     }
 
     /// How the chain does, for a health endpoint.

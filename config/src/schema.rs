@@ -7,11 +7,13 @@ mod faults;
 mod place;
 mod secrets;
 mod shape;
+mod text;
 mod version;
 
 pub use bounds::Bounds;
 pub use faults::{Extent, Fault, FaultKind, faults};
 pub use place::{Place, Step, json_type};
 pub(crate) use secrets::{mark_secret, secrets};
-pub(crate) use shape::{Leads, Shape, Text};
+pub(crate) use shape::{Leads, Shape};
+pub(crate) use text::Text;
 pub use version::version;

@@ -121,6 +121,12 @@ pub trait Source: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Whether a field that the model does not have is an error here, and not only reported: where a person writes for
+    /// this program alone, so that it is a slip.
+    fn refuses_unknown_fields(&self) -> bool {
+        false
+    }
+
     /// How secrets are kept here, for the health report: `AES-256-GCM, key 3`. `None` if nothing is kept.
     fn encryption(&self) -> Option<String> {
         None

@@ -5,9 +5,10 @@
 use std::{collections::BTreeSet, fmt};
 
 use serde_json::Value;
+use tracing::Instrument as _;
 
 use super::{
-    Answer, ConfigManager, UnknownField,
+    Answer, ConfigManager, Known, Resolution, UnknownField,
     resolve::{Reach, layer_at},
 };
 use crate::{
@@ -71,8 +72,31 @@ impl ConfigManager {
     /// As [`ConfigManager::explain`], and [`ConfigError::NoSuchModel`].
     pub async fn explain_key(&self, key: &str) -> Result<Explanation, ConfigError> {
         let known = self.known(key)?;
-        let model = &known.model;
         let resolution = self.inner.resolve(&known, Reach::All).await?;
+        Ok(self.explained(&known, resolution))
+    }
+
+    /// Settings, and where they come from, of one look at the chain. Asks all sources.
+    ///
+    /// # Errors
+    /// As [`ConfigManager::get`].
+    pub async fn get_explained<T: Config>(&self) -> Result<(T, Explanation), ConfigError> {
+        let known = self.inner.registry.of::<T>()?;
+        let got = async {
+            let resolution = self.inner.resolve(&known, Reach::All).await?;
+            self.inner.complete(&known, &resolution)?;
+            let value = known
+                .parse(&resolution.merged.values)
+                .map_err(|faults| self.inner.unfit(&known, &resolution, faults))?;
+            Ok((value, resolution))
+        };
+        let got = got.instrument(self.span(&known.model.key)).await;
+        self.inner.health.model(&known, got.as_ref().err());
+        got.map(|(value, resolution)| (value, self.explained(&known, resolution)))
+    }
+
+    fn explained(&self, known: &Known, resolution: Resolution) -> Explanation {
+        let model = &known.model;
         let shown = |place: &FieldPath, value: &Value| match model.touches_secret(place) {
             true => MASK.into(),
             false => value.clone(),
@@ -94,7 +118,7 @@ impl ConfigManager {
                 hides: hides.collect(),
             });
         }
-        let missing = self.inner.missing(&known, &resolution.merged.values);
+        let missing = self.inner.missing(known, &resolution.merged.values);
         // Faults of serde and bounds make sense for what is complete.
         let faults = if missing.is_empty() { known.whole(&resolution.merged.values) } else { Vec::new() };
         let given: BTreeSet<_> = fields.iter().map(|field| field.place.clone()).collect();
@@ -115,7 +139,7 @@ impl ConfigManager {
             }
         }
         fields.sort_by(|one, other| one.place.cmp(&other.place));
-        Ok(Explanation {
+        Explanation {
             key: model.key.clone(),
             version: model.version.clone(),
             fields,
@@ -127,7 +151,7 @@ impl ConfigManager {
             unknown: resolution.unknown,
             missing,
             faults,
-        })
+        }
     }
 }
 

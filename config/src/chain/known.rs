@@ -24,7 +24,9 @@ pub(crate) struct Known {
     pub model: Model,
     pub migrations: Vec<Migration>,
     bounds: Bounds,
-    judge: fn(&Model, &Value) -> Option<Fault>,
+    /// Field by field.
+    judge: fn(&Model, &Document) -> Vec<Fault>,
+    judge_whole: fn(&Model, &Document) -> Option<Fault>,
     type_name: &'static str,
     type_id: TypeId,
 }
@@ -36,7 +38,8 @@ impl Known {
             bounds: Bounds::of(model.schema.as_value()),
             model,
             migrations: T::migrations(),
-            judge: |model, values| parsed::<T>(model, values).err(),
+            judge: judged::<T>,
+            judge_whole: |model, values| parsed::<T>(model, &Value::Object(values.clone())).err(),
             type_name: std::any::type_name::<T>(),
             type_id: TypeId::of::<T>(),
         })
@@ -48,7 +51,8 @@ impl Known {
             bounds: Bounds::of(model.schema.as_value()),
             model,
             migrations: Vec::new(),
-            judge: |_, _| None,
+            judge: |_, _| Vec::new(),
+            judge_whole: |_, _| None,
             type_name: "a schema without a type",
             type_id: TypeId::of::<Untyped>(),
         }
@@ -67,8 +71,12 @@ impl Known {
         if !found.is_empty() {
             return Err(found);
         }
-        let values = Value::Object(values.clone());
-        let value = parsed::<T>(&self.model, &values).map_err(|fault| vec![fault])?;
+        let whole = Value::Object(values.clone());
+        let value = parsed::<T>(&self.model, &whole).map_err(|fault| {
+            let found = judged::<T>(&self.model, values);
+            if found.is_empty() { vec![fault] } else { found }
+        })?;
+        let values = whole;
         match self.bounds.faults(&values, |place| self.model.touches_secret(place)) {
             found if found.is_empty() => Ok(value),
             found => Err(found),
@@ -81,12 +89,20 @@ impl Known {
         if !found.is_empty() {
             return found;
         }
+        let found = match (self.judge)(&self.model, values) {
+            found if found.is_empty() => (self.judge_whole)(&self.model, values).into_iter().collect(),
+            found => found,
+        };
         let values = Value::Object(values.clone());
-        let found: Vec<_> = (self.judge)(&self.model, &values).into_iter().collect();
         match found.is_empty() {
             true => self.bounds.faults(&values, |place| self.model.touches_secret(place)),
             false => found,
         }
+    }
+
+    /// What the type says against a part, field by field.
+    pub fn part(&self, values: &Document) -> Vec<Fault> {
+        (self.judge)(&self.model, values)
     }
 
     /// What the schema's types and names say.
@@ -96,6 +112,16 @@ impl Known {
             false => faults(self.model.schema.as_value(), values, extent),
         }
     }
+}
+
+/// What serde says against each field by itself: of a whole it only says what it comes upon first.
+fn judged<T: Config>(model: &Model, values: &Document) -> Vec<Fault> {
+    let alone = |(name, value): (&String, &Value)| {
+        let alone = Value::Object(Document::from_iter([(name.clone(), value.clone())]));
+        // That others are missing is not this field's fault.
+        parsed::<T>(model, &alone).err().filter(|fault| fault.place.names().first() == Some(name))
+    };
+    values.iter().filter_map(alone).collect()
 }
 
 /// Reads with serde. Its message repeats values, so it is used where nothing is secret only.

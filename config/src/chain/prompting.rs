@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tracing::Instrument as _;
 
-use super::{ConfigManager, Inner, Known, resolve::Reach};
+use super::{ConfigManager, Known, resolve::Reach};
 use crate::{
     error::ConfigError,
     key::FieldPath,
@@ -80,14 +80,16 @@ impl ConfigManager {
             let faults = known.whole(&whole.values);
             if faults.is_empty() {
                 self.keep_answers(known, &answers, &prompter).await?;
-                return known.parse(&whole.values).map_err(|faults| Inner::unfit(known, &resolution, faults));
+                return known
+                    .parse(&whole.values)
+                    .map_err(|faults| self.inner.unfit(known, &resolution, faults));
             }
             let ours = |place: &FieldPath| {
                 places.iter().find(|asked| asked.covers(place) || place.covers(asked)).cloned()
             };
             let again: Vec<_> = faults.iter().filter_map(|fault| ours(&fault.place)).collect();
             if again.is_empty() || attempt + 1 == ATTEMPTS {
-                return Err(Inner::unfit(known, &resolution, faults));
+                return Err(self.inner.unfit(known, &resolution, faults));
             }
             intro = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
             places = again;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{ConfigManager, Inner, Known, resolve::Reach};
+use super::{ConfigManager, Known, resolve::Reach};
 use crate::{
     error::ConfigError,
     model::{Config, ModelError},
@@ -64,7 +64,7 @@ impl Requirements<'_> {
                         inner.health.model(known, None);
                         None
                     } else {
-                        Some(Inner::unfit(known, &resolution, faults))
+                        Some(inner.unfit(known, &resolution, faults))
                     }
                 }
             };

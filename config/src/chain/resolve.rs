@@ -6,6 +6,8 @@
 //!        │                         or on without it, visibly
 //!        └─ malformed, tampered ─▶ stop: to pass over it would silently use another value
 //! ```
+//!
+//! Before it stops, the rest of the chain is asked: whoever corrects one thing is told of all.
 
 use std::sync::Arc;
 
@@ -22,9 +24,12 @@ use crate::{
     key::FieldPath,
     metrics::ReadOutcome,
     model::SchemaVersion,
-    schema::{Extent, Fault, FaultKind, Step},
-    source::{Document, Layer, Source, SourceError},
+    schema::{Extent, Fault, FaultKind, Step, json_type},
+    source::{Document, Layer, Source, SourceError, value_at},
 };
+
+/// Most characters of a value that an error repeats.
+const SHOWN: usize = 100;
 
 /// How far the chain is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +92,14 @@ pub(crate) struct Asked {
     pub answer: Answer,
     /// What it gave, after migration and without unknown fields.
     pub layer: Option<Layer>,
+}
+
+/// What a source gave, as far as it fits.
+struct Fitting {
+    layer: Layer,
+    /// Version under which it was stored.
+    stored: Option<SchemaVersion>,
+    migrated: bool,
 }
 
 /// The chain's answer for one model.
@@ -155,6 +168,7 @@ impl Inner {
         reach: Reach,
         given: &mut Vec<Given>,
     ) -> Result<Resolution, ConfigError> {
+        let mut wrong = Vec::new();
         let mut resolution = Resolution { merged: Merged::default(), asked: Vec::new(), unknown: Vec::new() };
         for source in &self.sources {
             let number = resolution.asked.len();
@@ -169,14 +183,57 @@ impl Inner {
                 });
                 continue;
             }
-            let (answer, layer) = self.ask(source, known, &mut resolution.unknown, given).await?;
+            let asked = self.ask(source, known, &mut resolution.unknown, &mut wrong, given).await;
+            let (answer, layer) = match asked {
+                Ok(asked) => asked,
+                Err(error) => {
+                    wrong.push(error);
+                    (Answer::Nothing, None)
+                }
+            };
             if let Some(layer) = &layer {
                 resolution.merged.add(known.model.shape(), &layer.values);
             }
             resolution.asked.push(Asked { source: source.clone(), answer, layer });
         }
-        self.health.asked(known, &resolution);
-        Ok(resolution)
+        if wrong.is_empty() {
+            self.health.asked(known, &resolution);
+            return Ok(resolution);
+        }
+        Err(self.all_that_is_wrong(known, &resolution, wrong))
+    }
+
+    /// Adds to what some sources have wrong what else is wrong, so that nobody has to start a program once for each.
+    fn all_that_is_wrong(
+        &self,
+        known: &Known,
+        resolution: &Resolution,
+        mut wrong: Vec<ConfigError>,
+    ) -> ConfigError {
+        let faults = known.part(&resolution.merged.values);
+        if !faults.is_empty() {
+            wrong.push(self.unfit(known, resolution, faults));
+        }
+        // A source that cannot be read may have what seems to be missing.
+        if wrong.iter().all(|error| matches!(error, ConfigError::Unfit(_))) {
+            let refused = |place: &FieldPath| {
+                wrong.iter().any(|error| match error {
+                    ConfigError::Unfit(unfit) => {
+                        unfit.faults.iter().any(|(fault, _)| fault.place.covers(place))
+                    }
+                    _ => false,
+                })
+            };
+            let mut fields = self.missing(known, &resolution.merged.values);
+            fields.retain(|field| !refused(&field.place));
+            if !fields.is_empty() {
+                wrong.push(ConfigError::Missing { fields, away: resolution.away() });
+            }
+        }
+        match wrong.len() {
+            1 => wrong.remove(0),
+            _ => ConfigError::Several(wrong),
+        }
     }
 
     async fn ask(
@@ -184,6 +241,7 @@ impl Inner {
         source: &Arc<dyn Source>,
         known: &Arc<Known>,
         unknown: &mut Vec<UnknownField>,
+        wrong: &mut Vec<ConfigError>,
         given: &mut Vec<Given>,
     ) -> Result<(Answer, Option<Layer>), ConfigError> {
         let model = &known.model;
@@ -196,10 +254,15 @@ impl Inner {
             Ok(Some(layer)) => {
                 let is_kept = self.last_good.is_some() && source.keep_last_known_good();
                 let raw = is_kept.then(|| layer.clone());
-                let (layer, stored, migrated) = self.fit(source, known, layer, unknown)?;
-                self.answered(source, ReadOutcome::Gave);
-                if let Some(raw) = raw {
-                    self.note(source, known, Some(&raw), given);
+                let (Fitting { layer, stored, migrated }, error) =
+                    self.fit_what_fits(source, known, layer, unknown)?;
+                if let Some(error) = error {
+                    wrong.push(error);
+                } else {
+                    self.answered(source, ReadOutcome::Gave);
+                    if let Some(raw) = raw {
+                        self.note(source, known, Some(&raw), given);
+                    }
                 }
                 let revision = layer.revision;
                 let answer = Answer::Gave { place: layer.place.clone(), stored, migrated, revision };
@@ -246,9 +309,23 @@ impl Inner {
         &self,
         source: &Arc<dyn Source>,
         known: &Known,
-        mut layer: Layer,
+        layer: Layer,
         unknown: &mut Vec<UnknownField>,
     ) -> Result<(Layer, Option<SchemaVersion>, bool), ConfigError> {
+        match self.fit_what_fits(source, known, layer, unknown)? {
+            (_, Some(error)) => Err(error),
+            (Fitting { layer, stored, migrated }, None) => Ok((layer, stored, migrated)),
+        }
+    }
+
+    /// The same; unfit fields are taken out, too, and told.
+    fn fit_what_fits(
+        &self,
+        source: &Arc<dyn Source>,
+        known: &Known,
+        mut layer: Layer,
+        unknown: &mut Vec<UnknownField>,
+    ) -> Result<(Fitting, Option<ConfigError>), ConfigError> {
         let model = &known.model;
         let stored = layer.version.clone().filter(|stored| *stored != model.version);
         let migration = stored
@@ -267,20 +344,24 @@ impl Inner {
         let (nameless, unfit): (Vec<Fault>, Vec<Fault>) = known
             .types(&layer.values, Extent::Part)
             .into_iter()
-            .partition(|fault| fault.kind == FaultKind::Unknown);
+            .partition(|fault| fault.kind == FaultKind::Unknown && !source.refuses_unknown_fields());
+        let mut refused = None;
         if !unfit.is_empty() {
             let mut error = Unfit::of(model, &known.migrations, layer.version.clone());
             error.faults = unfit
                 .into_iter()
                 .map(|fault| {
                     let at = layer_at(&layer, &fault.place);
-                    (fault, at)
+                    (self.showing(known, fault, &layer.values), at)
                 })
                 .collect();
+            for (fault, _) in &error.faults {
+                take_out(&mut layer.values, fault.place.names());
+            }
             let error = ConfigError::Unfit(Box::new(error));
             self.metrics.read(source.name(), ReadOutcome::Refused);
             self.health.source_failed(source.name(), &error.to_string());
-            return Err(error);
+            refused = Some(error);
         }
         for fault in nameless {
             let at = layer_at(&layer, &fault.place);
@@ -288,7 +369,25 @@ impl Inner {
             unknown.push(UnknownField { place: fault.place, meant: fault.expected, at });
         }
         let stored = layer.version.clone();
-        Ok((layer, stored, migration.is_some()))
+        Ok((Fitting { layer, stored, migrated: migration.is_some() }, refused))
+    }
+
+    /// The fault with the value instead of its type, where that may be told.
+    fn showing(&self, known: &Known, mut fault: Fault, values: &Document) -> Fault {
+        let may = self.show_values && !known.model.touches_secret(&fault.place);
+        let Some(value) = may.then(|| value_at(values, &fault.place)).flatten() else { return fault };
+        let says_itself = match known.model.root().find(&fault.place) {
+            Step::To(place) => place.extension("x-expected").is_some(),
+            Step::Open | Step::Unknown => false,
+        };
+        // What serde says of it stands behind its type.
+        let reason = fault.found.strip_prefix(json_type(value)).filter(|_| !says_itself).unwrap_or_default();
+        let text = value.to_string();
+        fault.found = match text.char_indices().nth(SHOWN) {
+            Some((end, _)) => format!("{}…{reason}", &text[..end]),
+            None => format!("{text}{reason}"),
+        };
+        fault
     }
 
     /// Everything that is required and nowhere, with every way to set it.
@@ -321,7 +420,7 @@ impl Inner {
     }
 
     /// The error for whole values that do not fit, each with where it stands.
-    pub(crate) fn unfit(known: &Known, resolution: &Resolution, faults: Vec<Fault>) -> ConfigError {
+    pub(crate) fn unfit(&self, known: &Known, resolution: &Resolution, faults: Vec<Fault>) -> ConfigError {
         let origins = resolution.origins(known);
         let stored = faults.iter().find_map(|fault| resolution.stored(&origins, &fault.place));
         let mut error = Unfit::of(&known.model, &known.migrations, stored);
@@ -329,7 +428,7 @@ impl Inner {
             .into_iter()
             .map(|fault| {
                 let at = resolution.at(&origins, &fault.place);
-                (fault, at)
+                (self.showing(known, fault, &resolution.merged.values), at)
             })
             .collect();
         ConfigError::Unfit(Box::new(error))

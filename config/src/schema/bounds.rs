@@ -21,7 +21,8 @@ fn is_plain(schema: &Value) -> bool {
     let null = |schema: &Value| schema.get("type").and_then(Value::as_str) == Some("null");
     schema.iter().all(|(keyword, value)| match keyword.as_str() {
         "$schema" | "title" | "description" | "default" | "examples" | "deprecated" | "readOnly"
-        | "writeOnly" | "x-secret" | "format" | "required" => true,
+        | "writeOnly" | "format" | "required" => true,
+        extension if extension.starts_with("x-") => true,
         // Two of them that contradict each other are nobody's.
         "type" => !schema.contains_key("$ref"),
         "$ref" => value.as_str().is_some_and(|reference| reference.starts_with("#/$defs/")),
@@ -54,7 +55,10 @@ fn is_text(schema: &Value) -> bool {
         && schema.as_object().is_some_and(|schema| {
             schema.iter().all(|(keyword, value)| match keyword.as_str() {
                 "type" => value == "string",
-                keyword => matches!(keyword, "const" | "enum" | "title" | "description" | "deprecated"),
+                keyword => {
+                    matches!(keyword, "const" | "enum" | "title" | "description" | "deprecated")
+                        || keyword.starts_with("x-")
+                }
             })
         })
 }

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::text::Text;
 use crate::key::FieldPath;
 
 /// Most references that lead from one to the next.
@@ -204,6 +205,25 @@ impl<'s> Place<'s> {
         self.keyword("default")
     }
 
+    /// What an extension of the schema (`x-…`, `#[schemars(extend("x-…" = …))]`) says of it.
+    #[must_use]
+    pub fn extension(self, name: &str) -> Option<&'s Value> {
+        self.keyword(name)
+    }
+
+    /// What a text, as a variable or a flag has it, is here. Text stays as it is; a list of texts may be separated by
+    /// commas, unless it begins with `[`; everything else is JSON. So a number never becomes text, and no text is
+    /// guessed to be a number. What cannot be read so stays text, which [`faults`](super::faults()) then refuses.
+    #[must_use]
+    pub fn read_text(self, text: &str) -> Value {
+        self.text().read(text)
+    }
+
+    /// How a text is read here.
+    pub(super) fn text(self) -> Text {
+        Text::of(&self.types(), self.items().map(Self::types))
+    }
+
     /// Whether it is marked as secret itself.
     #[must_use]
     pub fn is_secret(self) -> bool {
@@ -325,14 +345,18 @@ impl<'s> Place<'s> {
         self.keyword("items").filter(|items| items.is_object()).map(|items| self.at(items))
     }
 
-    /// The place at the end of a path.
+    /// The place at the end of a path; in lists, names are numbers.
     #[must_use]
     pub fn find(self, path: &FieldPath) -> Step<'s> {
         let mut here = self;
         for name in path.names() {
+            let item = || here.items().filter(|_| name.parse::<usize>().is_ok());
             match here.step(name) {
                 Step::To(next) => here = next,
-                other => return other,
+                other => match item() {
+                    Some(item) => here = item,
+                    None => return other,
+                },
             }
         }
         Step::To(here)
@@ -368,9 +392,13 @@ impl<'s> Place<'s> {
         Some((low, high))
     }
 
-    /// What belongs here, for people: `a whole number from 0 to 65535`.
+    /// What belongs here, for people: `a whole number from 0 to 65535`. A schema that knows it better says so with
+    /// `x-expected`.
     #[must_use]
     pub fn expected(self) -> String {
+        if let Some(text) = self.extension("x-expected").and_then(Value::as_str) {
+            return text.to_owned();
+        }
         if let Some(choices) = self.choices() {
             let choices: Vec<_> =
                 choices.iter().filter(|value| !value.is_null()).map(ToString::to_string).collect();

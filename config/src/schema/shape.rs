@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{
     faults::Extent,
     place::{Place, Step},
+    text::Text,
 };
 use crate::source::Document;
 
@@ -35,6 +36,7 @@ pub(crate) enum Leads {
 struct Prepared {
     /// Bits of the JSON types that it takes.
     types: u8,
+    text: Text,
     choices: Option<Vec<Value>>,
     range: Option<(i128, i128)>,
     /// One of several shapes, of which serde chooses.
@@ -88,17 +90,6 @@ fn bit(value: &Value) -> u8 {
     }
 }
 
-/// How a text is read where values of some types may stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Text {
-    /// As it is.
-    Itself,
-    /// As JSON, and else as it is.
-    Perhaps,
-    /// As JSON.
-    Json,
-}
-
 /// A name that no schema has.
 const NOBODYS: &str = "\u{0}";
 
@@ -119,6 +110,7 @@ impl Shape {
         let alternatives = !place.alternatives().is_empty();
         self.places.push(Prepared {
             types: bits(&place.types()),
+            text: place.text(),
             choices: place.choices().map(|choices| choices.into_iter().cloned().collect()),
             range: if alternatives { None } else { place.range() },
             is_choice: alternatives && !place.merges(),
@@ -180,12 +172,7 @@ impl Shape {
 
     /// How a text stands for a value there.
     pub(crate) fn text(&self, place: usize) -> Text {
-        let types = self.places.get(place).map_or(ANY, |place| place.types);
-        match (types == ANY, types & STRING != 0, types & !(STRING | NULL) != 0) {
-            (true, ..) | (_, true, true) => Text::Perhaps,
-            (_, true, false) => Text::Itself,
-            (_, false, _) => Text::Json,
-        }
+        self.places.get(place).map_or(Text::Json, |place| place.text)
     }
 
     /// Whether every field has a value, so that nothing could be added.

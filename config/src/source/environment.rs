@@ -1,6 +1,7 @@
 //! The environment: `HARMONY_CONFIG_<KEY>` whole as JSON, `HARMONY_CONFIG_<KEY>__<FIELD>` for single fields.
 //!
-//! Text is read by the type that the schema gives its field: text stays as it is, everything else is JSON. So a
+//! Text is read by the type that the schema gives its field ([`read_text`](crate::schema::Place::read_text)): text stays as it is, a list of
+//! texts may be separated by commas (`a,b`, or `["a", "b"]` where a text has a comma), everything else is JSON. So a
 //! number never becomes text, and no text is guessed to be a number. It is read-only.
 
 use std::{collections::BTreeMap, ffi::OsString};
@@ -12,7 +13,7 @@ use super::{Document, Layer, Source, SourceError};
 use crate::{
     key::FieldPath,
     model::Model,
-    schema::{Leads, Shape, Step, Text},
+    schema::{Leads, Shape, Text},
 };
 
 /// Variables of this process.
@@ -199,9 +200,9 @@ impl Source for Environment {
                 continue;
             }
             let value = match leads {
-                Leads::To(target) => typed(model, (target, &path), &name, text)?,
+                Leads::To(target) => model.shape().text(target).read(&text),
                 // What nobody describes is JSON where it can be, else text.
-                Leads::Open | Leads::Unknown => json_or_text(text),
+                Leads::Open | Leads::Unknown => Text::Json.read(&text),
             };
             insert(&mut values, &fields, &path, value, &name)?;
             fields.insert(path, format!("variable {name}"));
@@ -275,35 +276,6 @@ fn locate(model: &Model, variable: &str, path: &str) -> Result<(FieldPath, Leads
         here = leads;
     }
     Ok((found.into_iter().collect(), here))
-}
-
-fn json_or_text(text: String) -> Value {
-    serde_json::from_str(&text).unwrap_or(Value::String(text))
-}
-
-/// Reads text as the type that its place has.
-fn typed(
-    model: &Model,
-    (number, path): (usize, &FieldPath),
-    variable: &str,
-    text: String,
-) -> Result<Value, SourceError> {
-    match model.shape().text(number) {
-        Text::Itself => Ok(Value::String(text)),
-        // `"5"` in quotes is text, where both are possible.
-        Text::Perhaps => Ok(json_or_text(text)),
-        Text::Json => serde_json::from_str(&text).map_err(|_| {
-            let (types, expected) = match model.root().find(path) {
-                Step::To(place) => (place.types(), place.expected()),
-                Step::Open | Step::Unknown => (Vec::new(), "JSON".to_owned()),
-            };
-            let hint = match types.contains(&"array") || types.contains(&"object") {
-                true => "Lists and tables are written as JSON, e.g. [\"a\", \"b\"]",
-                false => "Write it without quotes, as in JSON",
-            };
-            malformed(variable, &format!("expected {expected}, found text that is none"), hint)
-        }),
-    }
 }
 
 /// Puts a value where nobody else put one.

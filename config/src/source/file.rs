@@ -37,31 +37,46 @@ const ENDINGS: [&str; 4] = ["toml", "yaml", "yml", "json"];
 #[derive(Debug, Clone)]
 pub struct File {
     at: At,
+    strict: bool,
 }
 
 #[derive(Debug, Clone)]
 enum At {
     Folder(PathBuf),
-    Named { path: PathBuf, key: Option<Key> },
+    Named { path: PathBuf, key: Option<Key>, must_exist: bool },
 }
 
 impl File {
     /// One file for each model: `<folder>/<Key>.toml`, `.yaml`, `.yml` or `.json`. It need not be there.
     #[must_use]
     pub fn folder(folder: impl Into<PathBuf>) -> Self {
-        Self { at: At::Folder(folder.into()) }
+        Self { at: At::Folder(folder.into()), strict: false }
     }
 
     /// This file, for the one model that a program has. It has to be there: somebody named it.
     #[must_use]
     pub fn named(path: impl Into<PathBuf>) -> Self {
-        Self { at: At::Named { path: path.into(), key: None } }
+        Self { at: At::Named { path: path.into(), key: None, must_exist: true }, strict: false }
+    }
+
+    /// This file, for the one model that a program has, at the path where the program always looks. It need not be
+    /// there.
+    #[must_use]
+    pub fn usual_at(path: impl Into<PathBuf>) -> Self {
+        Self { at: At::Named { path: path.into(), key: None, must_exist: false }, strict: false }
     }
 
     /// This file, for the model with that key only.
     #[must_use]
     pub fn named_for(path: impl Into<PathBuf>, key: Key) -> Self {
-        Self { at: At::Named { path: path.into(), key: Some(key) } }
+        Self { at: At::Named { path: path.into(), key: Some(key), must_exist: true }, strict: false }
+    }
+
+    /// Refuses fields that the model does not have, which are only reported otherwise.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        self.strict = true;
+        self
     }
 
     /// Where a model's values may stand.
@@ -101,9 +116,13 @@ impl Source for File {
         format!("{place} in {}", self.how_to_set(model))
     }
 
+    fn refuses_unknown_fields(&self) -> bool {
+        self.strict
+    }
+
     async fn read(&self, model: &Model) -> Result<Option<Layer>, SourceError> {
         let candidates = self.candidates(model);
-        let must_exist = matches!(self.at, At::Named { .. }) && !candidates.is_empty();
+        let must_exist = matches!(self.at, At::Named { must_exist: true, .. }) && !candidates.is_empty();
         // Nearly always all of it is in memory, and to send it to another thread would take longer than to read it.
         if let Some(layer) = read_cached(&candidates, must_exist) {
             return layer;

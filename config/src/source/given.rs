@@ -16,13 +16,21 @@ use crate::{
 pub struct Given {
     name: String,
     layers: BTreeMap<Key, Layer>,
+    how: Option<fn(&FieldPath) -> String>,
 }
 
 impl Given {
     /// `name` stands in `explain` and in messages: `flags`.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), layers: BTreeMap::new() }
+        Self { name: name.to_owned(), layers: BTreeMap::new(), how: None }
+    }
+
+    /// How a person sets a field here, in one line: `the flag --listen`.
+    #[must_use]
+    pub fn settable_by(mut self, how: fn(&FieldPath) -> String) -> Self {
+        self.how = Some(how);
+        self
     }
 
     /// Adds a value; `from` says where it was given (`flag --listen`). The last one for a place wins.
@@ -50,6 +58,10 @@ impl Source for Given {
 
     fn how_to_set(&self, _model: &Model) -> String {
         format!("the {} of this program", self.name)
+    }
+
+    fn how_to_set_field(&self, model: &Model, place: &FieldPath) -> String {
+        self.how.map_or_else(|| self.how_to_set(model), |how| how(place))
     }
 
     async fn read(&self, model: &Model) -> Result<Option<Layer>, SourceError> {

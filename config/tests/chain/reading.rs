@@ -1,8 +1,8 @@
 use std::{fs, sync::atomic::Ordering, time::Duration};
 
 use harmony_config::{
-    Config, ConfigError, ConfigManager, Document, Environment, FieldPath, Given, Model, Secret, SourceError,
-    health::Status,
+    Config, ConfigError, ConfigManager, Document, Environment, FieldPath, File, Given, Model, Secret,
+    SourceError, health::Status,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -140,6 +140,111 @@ async fn what_only_the_type_or_the_bounds_can_judge_is_named_by_its_place_too() 
     let variables = [("HARMONY_CONFIG_Peers__FIRST", "::1"), ("HARMONY_CONFIG_Peers__SECOND", "canary")];
     let error = chain(folder.path(), &variables).0.get::<Peers>().await.unwrap_err().to_string();
     assert!(error.contains("second: expected text (ip)") && !error.contains("canary"), "{error}");
+}
+
+/// A program of one model: flags, variables, a file that is for it alone.
+fn program(folder: &std::path::Path, variables: &[(&str, &str)]) -> harmony_config::chain::Builder {
+    let key = || "Vlan".parse().unwrap();
+    let flags = Given::new("flags")
+        .settable_by(|place| format!("the flag --{place}"))
+        .with(key(), FieldPath::root().join("mtu"), "many", "flag --mtu")
+        .with(key(), FieldPath::root().join("tags"), json!(["a"]), "flag --tags");
+    ConfigManager::builder()
+        .source(flags)
+        .source(Environment::flat("VLAND_").with_variables(variables.iter().copied()))
+        .source(File::named(folder.join("vland.toml")).strict())
+}
+
+#[tokio::test]
+async fn all_that_several_sources_have_wrong_is_told_at_once_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("vland.toml");
+    fs::write(&file, "nmae = \"canary\"\n[switch]\nhost = \"h\"\npassword = 778899\n").unwrap();
+    let variables = [("VLAND_ID", "canary"), ("VLAND_COLOUR", "red")];
+    let error = program(folder.path(), &variables).build().get::<Vlan>().await.unwrap_err().to_string();
+    let file = file.display();
+    for expected in [
+        "mtu: expected a whole number from 576 to 4294967295, found text; in flag --mtu".to_owned(),
+        "id: expected a whole number from 0 to 65535, found text; in variable VLAND_ID".to_owned(),
+        format!("nmae is no field of this model (did you mean name?); in file {file}"),
+        format!("switch.password: expected text, found a whole number; in file {file}"),
+        "a required setting is missing:\n  Vlan.name: What people call it.".to_owned(),
+        "set it by the flag --name\n    set it by the variable VLAND_NAME\n    set it by name in the file"
+            .to_owned(),
+    ] {
+        assert!(error.contains(&expected), "{expected:?} is not in {error}");
+    }
+    // What is given wrongly is not missing, and what nobody knows in the environment is no error.
+    assert!(!error.contains("Vlan.id") && !error.contains("colour"), "{error}");
+    assert!(!error.contains("canary") && !error.contains("778899"), "{error}");
+
+    let shown =
+        program(folder.path(), &variables).show_values().build().get::<Vlan>().await.unwrap_err().to_string();
+    for expected in ["found \"many\"; in flag --mtu", "found \"canary\"; in variable VLAND_ID"] {
+        assert!(shown.contains(expected), "{expected:?} is not in {shown}");
+    }
+    assert!(!shown.contains("778899"), "a secret is never shown: {shown}");
+
+    // A file that cannot be read may have what seems to be missing.
+    fs::write(folder.path().join("vland.toml"), "name = ").unwrap();
+    let error = program(folder.path(), &variables).build().get::<Vlan>().await.unwrap_err().to_string();
+    assert!(error.contains("is no TOML") && error.contains("flag --mtu"), "{error}");
+    assert!(!error.contains("is missing"), "{error}");
+}
+
+#[tokio::test]
+async fn all_that_only_the_type_can_judge_is_told_at_once() {
+    #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, Config)]
+    struct Ends {
+        #[schemars(extend("x-expected" = "an address and a port, e.g. 10.0.0.5:80"))]
+        listen: std::net::SocketAddr,
+        peers: Vec<std::net::IpAddr>,
+        name: String,
+    }
+    let variables = [("E_LISTEN", "here"), ("E_PEERS", "::1,there")];
+    let manager = ConfigManager::builder()
+        .source(Environment::flat("E_").with_variables(variables))
+        .source(Given::new("flags").with(
+            "Ends".parse().unwrap(),
+            FieldPath::root().join("name"),
+            5,
+            "flag --name",
+        ))
+        .show_values()
+        .build();
+    let error = manager.get::<Ends>().await.unwrap_err().to_string();
+    for expected in [
+        "listen: expected an address and a port, e.g. 10.0.0.5:80, found \"here\"; in variable E_LISTEN",
+        "peers.1: expected text (ip), found \"there\" (invalid IP address syntax); in variable E_PEERS",
+        "name: expected text, found 5; in flag --name",
+    ] {
+        assert!(error.contains(expected), "{expected:?} is not in {error}");
+    }
+}
+
+#[tokio::test]
+async fn settings_come_with_where_they_come_from_in_one_look() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = Kept::new(folder.path().join("kept"));
+    let file = folder.path().join("usual.toml");
+    let manager = ConfigManager::builder()
+        .source(Environment::flat("VLAND_").with_variables([("VLAND_ID", "5"), ("VLAND_NAME", "n")]))
+        .source(File::usual_at(&file).strict())
+        .source(kept.clone())
+        .build();
+    let (vlan, explanation) = manager.get_explained::<Vlan>().await.unwrap();
+    assert_eq!((vlan.id, kept.reads.load(Ordering::SeqCst)), (5, 1));
+    let at = |name: &str| {
+        let place = FieldPath::root().join(name);
+        explanation.fields.iter().find(|field| field.place == place).map(|field| field.at.as_str())
+    };
+    assert_eq!((at("id"), at("mtu")), (Some("variable VLAND_ID"), Some("default")));
+    // The file need not be there; once it is, it counts.
+    fs::write(&file, "mtu = 9000\n").unwrap();
+    assert_eq!(manager.get_explained::<Vlan>().await.unwrap().0.mtu, 9000);
+    fs::write(&file, "mtu = 5\n").unwrap();
+    assert!(manager.get_explained::<Vlan>().await.is_err());
+    assert_eq!(manager.health().status, Status::Failing);
 }
 
 #[tokio::test]
