@@ -73,6 +73,7 @@
 //! | `sqlite` (default) | the database, and [`ConfigManager::of_this_user`] |
 //! | `prompt` (default) | questions on a terminal |
 //! | `validate` (default) | bounds, lengths and patterns of the schema; types and names are checked without it |
+//! | `yaml` (default) | files in YAML; TOML and JSON are read without it |
 //! | `updates` (default) | signed updates at run time, from a file |
 //! | `nats` | signed updates from NATS, too |
 //! | `openbao` | OpenBao (or Vault) as a store |

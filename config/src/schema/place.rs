@@ -416,6 +416,10 @@ impl<'s> Place<'s> {
                 ("string", Some(format)) => format!("text ({format})"),
                 ("string", None) => "text".to_owned(),
                 ("integer", _) => match self.range() {
+                    // Nobody is to read the greatest number of a type.
+                    Some((low, high)) if high == u64::MAX.into() => {
+                        format!("a whole number of at least {low}")
+                    }
                     Some((low, high)) => format!("a whole number from {low} to {high}"),
                     None => "a whole number".to_owned(),
                 },

@@ -302,12 +302,17 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Document, SourceError> {
             let table = DeTable::parse(text).map_err(|error| failed(error.span().map(|span| span.start)))?;
             Value::Object(table_of_toml(table.into_inner()).map_err(|at| failed(Some(at)))?)
         }
+        #[cfg(feature = "yaml")]
         "yaml" | "yml" => serde_saphyr::from_str::<Value>(text).map_err(|error| {
             let at = error
                 .location()
                 .map_or_else(String::new, |at| format!(" (line {}, column {})", at.line(), at.column()));
             malformed(path, format!("it is no YAML{at}"), "Correct it: look at indentation and quotes")
         })?,
+        #[cfg(not(feature = "yaml"))]
+        "yaml" | "yml" => {
+            return Err(malformed(path, "this program reads no YAML".to_owned(), "Write it as TOML or JSON"));
+        }
         "json" => {
             let value = serde_json::from_str(text)
                 .map_err(|error| malformed(path, format!("it is no JSON: {error}"), "Correct it"))?;

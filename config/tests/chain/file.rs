@@ -1,10 +1,12 @@
 use std::fs;
 
 use harmony_config::{File, Source, SourceError};
+#[cfg(feature = "yaml")]
 use serde_json::{Value, json};
 
 use super::model;
 
+#[cfg(feature = "yaml")]
 #[tokio::test]
 async fn three_formats_say_the_same() {
     let texts = [
@@ -46,6 +48,7 @@ async fn a_file_that_somebody_named_has_to_be_there() {
     assert_eq!(other.read(&model()).await.unwrap(), None, "it is not for this model");
 }
 
+#[cfg(feature = "yaml")]
 #[tokio::test]
 async fn a_mistake_is_told_by_its_position_and_never_by_its_line() {
     let texts = [
@@ -67,6 +70,15 @@ async fn a_mistake_is_told_by_its_position_and_never_by_its_line() {
     fs::write(folder.path().join("Vlan.toml"), "#".repeat(2 << 20)).unwrap();
     let error = File::folder(folder.path()).read(&model()).await.unwrap_err();
     assert!(matches!(error, SourceError::TooLarge { .. }), "{error}");
+}
+
+#[cfg(not(feature = "yaml"))]
+#[tokio::test]
+async fn a_program_that_reads_no_yaml_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("Vlan.yaml"), "id: 1").unwrap();
+    let error = File::folder(folder.path()).read(&model()).await.unwrap_err().to_string();
+    assert!(error.contains("Vlan.yaml") && error.contains("no YAML"), "{error}");
 }
 
 #[tokio::test]

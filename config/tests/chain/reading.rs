@@ -254,13 +254,14 @@ async fn unknown_fields_are_not_used_and_reported() {
         folder.path(),
         &[("HARMONY_CONFIG_Vlan", r#"{"id":1,"name":"n"}"#), ("HARMONY_CONFIG_Vlan__NMAE", "x")],
     );
-    fs::write(folder.path().join("Vlan.yaml"), "switch: { host: h, password: p, port: 22 }").unwrap();
+    let text = "switch = { host = \"h\", password = \"p\", port = 22 }";
+    fs::write(folder.path().join("Vlan.toml"), text).unwrap();
     manager.get::<Vlan>().await.unwrap();
     let health = manager.health();
     assert_eq!(health.status, Status::Degraded);
     let unknown: Vec<_> =
         health.models[0].unknown_fields.iter().map(|(field, at)| format!("{field} in {at}")).collect();
-    let file = folder.path().join("Vlan.yaml");
+    let file = folder.path().join("Vlan.toml");
     assert_eq!(
         unknown,
         [
