@@ -1,57 +1,50 @@
-//! Who may depend on whom, held to by `cargo metadata` and not by goodwill.
+//! Who may depend on whom, held to by `cargo tree` and not by goodwill.
 //!
-//! Only normal dependencies count, with the features that the workspace's members turn on: what a test
-//! uses is not in what runs.
+//! Only normal dependencies count: what a test uses is not in what runs. Each member is resolved by itself, with all
+//! features of its own, as it is built for a machine: what another member turns on in a crate that both have is not in
+//! it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    process::Command,
 };
 
-use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
-
 const RUNTIME: &[&str] = &["fleet-wire", "fleet-daemon", "vk-nats", "device-kubelet", "callout"];
-
-fn metadata() -> Metadata {
-    // What is not built here was not downloaded, either.
-    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    MetadataCommand::new()
-        .manifest_path(workspace().join("Cargo.toml"))
-        .other_options(vec!["--locked".to_owned(), "--filter-platform".to_owned(), platform])
-        .exec()
-        .expect("cargo metadata; is Cargo.lock up to date?")
-}
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace around the crate").to_owned()
 }
 
 /// Everything that ends up in a build of `member`, with a path that leads there.
-fn closure(metadata: &Metadata, member: &str) -> BTreeMap<String, String> {
-    let root = metadata.workspace_packages().into_iter().find(|package| package.name == member);
-    let root = root.unwrap_or_else(|| panic!("{member} is not in the workspace"));
-    let nodes: BTreeMap<&PackageId, _> =
-        metadata.resolve.iter().flat_map(|resolve| &resolve.nodes).map(|node| (&node.id, node)).collect();
-    let mut found = BTreeMap::new();
-    let mut queue = VecDeque::from([(&root.id, member.to_owned())]);
-    while let Some((id, path)) = queue.pop_front() {
-        for dependency in &nodes[id].deps {
-            let normal = dependency.dep_kinds.iter().any(|kind| kind.kind == DependencyKind::Normal);
-            let name = metadata[&dependency.pkg].name.to_string();
-            if normal && !found.contains_key(&name) {
-                let path = format!("{path} → {name}");
-                found.insert(name, path.clone());
-                queue.push_back((&dependency.pkg, path));
-            }
-        }
+fn closure(member: &str) -> BTreeMap<String, String> {
+    // What is not built here was not downloaded, either.
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let tree = Command::new(env!("CARGO"))
+        .current_dir(workspace())
+        .args(["tree", "--locked", "--package", member, "--all-features", "--edges", "normal"])
+        .args(["--target", &platform, "--prefix", "depth", "--format", " {p}"])
+        .output()
+        .expect("cargo tree");
+    let errors = String::from_utf8_lossy(&tree.stderr);
+    assert!(tree.status.success(), "cargo tree; is Cargo.lock up to date? {errors}");
+    let (mut found, mut above) = (BTreeMap::new(), Vec::new());
+    for line in String::from_utf8(tree.stdout).expect("names in UTF-8").lines() {
+        let mut words = line.split(' ');
+        let depth: usize = words.next().and_then(|depth| depth.parse().ok()).expect("a depth");
+        above.truncate(depth);
+        above.push(words.next().expect("a name").to_owned());
+        found.entry(above[depth].clone()).or_insert_with(|| above.join(" → "));
     }
+    assert!(found.len() > 1, "{member} has dependencies: {found:?}");
+    found.remove(member);
     found
 }
 
 fn assert_free_of(member: &str, forbidden: &[&str]) {
-    let closure = closure(&metadata(), member);
+    let closure = closure(member);
     let paths: Vec<_> = forbidden.iter().filter_map(|name| closure.get(*name)).collect();
     assert!(paths.is_empty(), "{member} must not depend on these: {paths:#?}");
 }
@@ -93,6 +86,15 @@ fn the_device_does_not_verify_tokens() {
     assert_free_of("device-kubelet", &["openidconnect", "oauth2", "rsa"]);
 }
 
+/// It reads settings from flags, variables and a file, and keeps none.
+#[test]
+fn the_device_has_no_database_and_no_store_of_settings() {
+    assert_free_of(
+        "device-kubelet",
+        &["rusqlite", "vaultrs", "reqwest", "inquire", "jsonschema", "serde-saphyr"],
+    );
+}
+
 #[test]
 fn the_cluster_side_has_no_client_of_podman() {
     assert_free_of("vk-nats", &["podman-api", "device-kubelet"]);
@@ -128,10 +130,7 @@ fn the_login_of_people_stands_alone() {
 #[test]
 fn what_runs_does_not_depend_on_what_deploys_or_tests() {
     for member in RUNTIME {
-        assert_free_of(
-            member,
-            &["e2e", "fleet", "harmony-config-cli", "proptest", "tempfile", "cargo_metadata"],
-        );
+        assert_free_of(member, &["e2e", "fleet", "harmony-config-cli", "proptest", "tempfile"]);
     }
 }
 
