@@ -1,7 +1,8 @@
 //! Log lines: to stderr, as text for people or as JSON for collectors.
 
-use std::io::IsTerminal as _;
+use std::{fmt, io::IsTerminal as _, str::FromStr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::{
     Layer as _,
@@ -11,7 +12,7 @@ use tracing_subscriber::{
 };
 
 /// Form of the log lines.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// One line of text each; colours on terminals only.
@@ -20,6 +21,44 @@ pub enum LogFormat {
     /// One JSON object each.
     Json,
 }
+
+/// Which lines are written: a level (`info`), or a list of `target=level` with one default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLevel(String);
+
+impl LogLevel {
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for LogLevel {
+    fn default() -> Self {
+        Self("info".to_owned())
+    }
+}
+
+impl FromStr for LogLevel {
+    type Err = TelemetryError;
+
+    fn from_str(level: &str) -> Result<Self, TelemetryError> {
+        filter(level).map(|_| Self(level.to_owned()))
+    }
+}
+
+impl fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+crate::text_setting!(
+    LogLevel,
+    "LEVEL",
+    "off, error, warn, info, debug or trace, or a list such as info,device_kubelet=debug"
+);
 
 /// Why logging was not set up.
 #[derive(Debug, thiserror::Error)]

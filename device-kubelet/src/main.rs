@@ -15,9 +15,14 @@ use device_kubelet::{
     keys::DeviceKeys,
     local::{AgentStatus, client, table},
     runtime::{Runtime, memory::MemoryRuntime, podman::PodmanRuntime},
-    settings::{Flags, RuntimeKind, Settings, config_file},
+    settings::{DeviceKubelet, Folder, RuntimeKind, Settings},
 };
-use fleet_daemon::{install_crypto_provider, shutdown::Shutdown, telemetry};
+use fleet_daemon::{
+    install_crypto_provider,
+    settings::{CommandLine, Origins},
+    shutdown::Shutdown,
+    telemetry,
+};
 use jiff::Timestamp;
 
 /// Runs the pods that a Kubernetes cluster wants on this device, also while the cluster cannot be reached.
@@ -35,11 +40,8 @@ enum Command {
     /// Settings come from the TOML file, from the environment (which wins over the file) and from flags
     /// (which win over both). The keys of the file are the names of the flags without the dashes.
     Run {
-        /// Settings file (TOML) [default: /etc/harmony-fleet/device-kubelet.toml, if it exists]
-        #[arg(long, env = "DEVICE_KUBELET_CONFIG", value_name = "FILE")]
-        config: Option<PathBuf>,
         #[command(flatten)]
-        flags: Box<Flags>,
+        settings: CommandLine<DeviceKubelet>,
     },
     /// Make this device a member of a fleet
     ///
@@ -54,11 +56,8 @@ enum Command {
         /// Ask for membership, and wait until somebody approves it
         #[arg(long)]
         request: bool,
-        /// Settings file (TOML) [default: /etc/harmony-fleet/device-kubelet.toml, if it exists]
-        #[arg(long, env = "DEVICE_KUBELET_CONFIG", value_name = "FILE")]
-        config: Option<PathBuf>,
         #[command(flatten)]
-        flags: Box<Flags>,
+        settings: CommandLine<DeviceKubelet>,
     },
     /// Show this device's public keys and their fingerprint, making the keys if there are none yet
     Keys(Local),
@@ -79,12 +78,8 @@ enum Command {
 /// What the commands for people on the device need.
 #[derive(Debug, clap::Args)]
 struct Local {
-    /// Settings file (TOML) [default: /etc/harmony-fleet/device-kubelet.toml, if it exists]
-    #[arg(long, env = "DEVICE_KUBELET_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Folder of keys, desired pods, volumes and logs [default: /var/lib/harmony-fleet]
-    #[arg(long, env = "DEVICE_KUBELET_DATA_DIR", value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    settings: CommandLine<DeviceKubelet, Folder>,
     /// Form of the answer
     #[arg(long, short, value_enum, default_value_t)]
     output: Output,
@@ -112,10 +107,14 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Run { config, flags } => agent(flags.over(config_file(config).as_deref())?.resolve()?),
+        Command::Run { settings } => {
+            let (given, origins) = settings.load()?;
+            agent(given.into(), &origins)
+        }
         Command::Keys(local) => {
-            let keys = DeviceKeys::load_or_create(&local.data_dir()?)?.public();
-            match local.output {
+            let (output, data_dir) = local.read()?;
+            let keys = DeviceKeys::load_or_create(&data_dir)?.public();
+            match output {
                 Output::Json => print(&serde_json::to_string(&keys)?),
                 Output::Table => print(&format!(
                     "IDENTITY      {}\nCURVE         {}\nFINGERPRINT   {}",
@@ -124,18 +123,20 @@ fn run(command: Command) -> anyhow::Result<()> {
             }
         }
         Command::RotateKeys(local) => {
-            let answer: serde_json::Value = client::ask(&local.data_dir()?, "rotate-keys")?;
-            match local.output {
+            let (output, data_dir) = local.read()?;
+            let answer: serde_json::Value = client::ask(&data_dir, "rotate-keys")?;
+            match output {
                 Output::Json => print(&answer.to_string()),
                 Output::Table => print(answer["begun"].as_str().unwrap_or("begun")),
             }
         }
-        Command::Enroll { intent, request: _, config, flags } => {
-            enroll(intent.as_deref(), &flags.over(config_file(config).as_deref())?.resolve()?)
+        Command::Enroll { intent, request: _, settings } => {
+            let (given, origins) = settings.load()?;
+            enroll(intent.as_deref(), &given.into(), &origins)
         }
         Command::Status(local) => {
-            let data_dir = local.data_dir()?;
-            match local.output {
+            let (output, data_dir) = local.read()?;
+            match output {
                 Output::Json => print(&client::ask::<serde_json::Value>(&data_dir, "status")?.to_string()),
                 Output::Table => {
                     let status: AgentStatus = client::ask(&data_dir, "status")?;
@@ -144,8 +145,8 @@ fn run(command: Command) -> anyhow::Result<()> {
             }
         }
         Command::Pods(local) => {
-            let data_dir = local.data_dir()?;
-            match local.output {
+            let (output, data_dir) = local.read()?;
+            match output {
                 Output::Json => print(&client::ask::<serde_json::Value>(&data_dir, "pods")?.to_string()),
                 Output::Table => {
                     let pods: Vec<table::PodRow> = client::ask(&data_dir, "pods")?;
@@ -162,9 +163,10 @@ fn run(command: Command) -> anyhow::Result<()> {
 }
 
 impl Local {
-    fn data_dir(&self) -> anyhow::Result<PathBuf> {
-        let flags = Flags { data_dir: self.data_dir.clone(), ..Flags::default() };
-        Ok(flags.over(config_file(self.config.clone()).as_deref())?.data_dir())
+    /// Form of the answer, and the folder of everything durable.
+    fn read(self) -> anyhow::Result<(Output, PathBuf)> {
+        let (given, _) = self.settings.load()?;
+        Ok((self.output, given.data_dir.into()))
     }
 }
 
@@ -177,11 +179,13 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 /// Enrolls in the foreground: a person waits, or a script.
-fn enroll(intent: Option<&Path>, settings: &Settings) -> anyhow::Result<()> {
-    telemetry::init(
-        settings.log_format,
-        if settings.log_level == "info" { "warn" } else { &settings.log_level },
-    )?;
+fn enroll(intent: Option<&Path>, settings: &Settings, origins: &Origins) -> anyhow::Result<()> {
+    let level = match settings.log_level.as_str() {
+        "info" => "warn",
+        other => other,
+    };
+    telemetry::init(settings.log_format, level)?;
+    origins.log();
     install_crypto_provider();
     let data_dir = &settings.data_dir;
     let wish: Wish = match intent {
@@ -209,8 +213,9 @@ fn enroll(intent: Option<&Path>, settings: &Settings) -> anyhow::Result<()> {
     ))
 }
 
-fn agent(settings: Settings) -> anyhow::Result<()> {
-    telemetry::init(settings.log_format, &settings.log_level)?;
+fn agent(settings: Settings, origins: &Origins) -> anyhow::Result<()> {
+    telemetry::init(settings.log_format, settings.log_level.as_str())?;
+    origins.log();
     install_crypto_provider();
     // One thread: the agent waits nearly always, and each further thread costs memory of a small machine.
     let executor = tokio::runtime::Builder::new_current_thread()

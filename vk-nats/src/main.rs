@@ -1,14 +1,11 @@
 //! `vk-nats`: the cluster side of Harmony Fleet as a process.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use fleet_daemon::{
-    settings, shutdown,
-    telemetry::{self, LogFormat},
-};
-use vk_nats::settings::Flags;
+use fleet_daemon::{settings::CommandLine, shutdown, telemetry};
+use vk_nats::settings::VkNats;
 
 /// Shows a fleet of devices to a Kubernetes cluster as its Nodes, over NATS.
 #[derive(Debug, Parser)]
@@ -22,11 +19,8 @@ struct Command {
 enum Verb {
     /// Runs until SIGTERM or SIGINT.
     Run {
-        /// Settings file (TOML); its keys are the names of the flags below.
-        #[arg(long, env = "VK_NATS_CONFIG", value_name = "FILE")]
-        config: Option<PathBuf>,
         #[command(flatten)]
-        flags: Box<Flags>,
+        settings: CommandLine<VkNats>,
     },
     /// Prints a completion script for a shell.
     #[command(alias = "completions")]
@@ -37,14 +31,14 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    let (config, flags) = match Command::parse().verb {
-        Verb::Run { config, flags } => (config, *flags),
+    let settings = match Command::parse().verb {
+        Verb::Run { settings } => settings,
         Verb::Completion { shell } => {
             clap_complete::generate(shell, &mut Command::command(), "vk-nats", &mut std::io::stdout());
             return ExitCode::SUCCESS;
         }
     };
-    match run(config, flags) {
+    match run(settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The log may not be set up, or go elsewhere: the reason of the end is for stderr.
@@ -54,11 +48,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(config: Option<PathBuf>, flags: Flags) -> anyhow::Result<()> {
-    let flags = settings::merge(config.as_deref(), flags)?;
-    let (format, level): (LogFormat, &str) = flags.log();
-    telemetry::init(format, level)?;
-    let settings = flags.check()?;
+fn run(settings: CommandLine<VkNats>) -> anyhow::Result<()> {
+    let (given, origins) = settings.load()?;
+    telemetry::init(given.log_format, given.log_level.as_str())?;
+    origins.log();
+    let settings = given.check(&origins)?;
     fleet_daemon::install_crypto_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     let grace = settings.shutdown_grace;

@@ -1,14 +1,11 @@
 //! `callout`: says to nats-server who may connect, as a process.
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode};
+use std::{io::Write as _, process::ExitCode};
 
 use anyhow::Context as _;
-use callout::{explain, settings::Flags};
+use callout::{explain, settings::Callout};
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
-use fleet_daemon::{
-    settings, shutdown,
-    telemetry::{self, LogFormat},
-};
+use fleet_daemon::{settings::CommandLine, shutdown, telemetry};
 
 /// Decides who may connect to NATS, and what they may do there.
 #[derive(Debug, Parser)]
@@ -22,11 +19,8 @@ struct Command {
 enum Verb {
     /// Runs until SIGTERM or SIGINT.
     Run {
-        /// Settings file (TOML); its keys are the names of the flags below.
-        #[arg(long, env = "CALLOUT_CONFIG", value_name = "FILE")]
-        config: Option<PathBuf>,
         #[command(flatten)]
-        flags: Box<Flags>,
+        settings: CommandLine<Callout>,
     },
     /// Prints what an identity may do at NATS.
     Explain {
@@ -56,7 +50,7 @@ enum Output {
 
 fn main() -> ExitCode {
     let done = match Command::parse().verb {
-        Verb::Run { config, flags } => run(config, *flags),
+        Verb::Run { settings } => run(settings),
         Verb::Explain { identity, output } => print_explanation(&identity, output),
         Verb::Version => print(&format!("callout {}\n", env!("CARGO_PKG_VERSION"))),
         Verb::Completion { shell } => {
@@ -86,11 +80,11 @@ fn print(text: &str) -> anyhow::Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("writing to stdout")
 }
 
-fn run(config: Option<PathBuf>, flags: Flags) -> anyhow::Result<()> {
-    let flags = settings::merge(config.as_deref(), flags)?;
-    let (format, level): (LogFormat, &str) = flags.log();
-    telemetry::init(format, level)?;
-    let settings = flags.check()?;
+fn run(settings: CommandLine<Callout>) -> anyhow::Result<()> {
+    let (given, origins) = settings.load()?;
+    telemetry::init(given.log_format, given.log_level.as_str())?;
+    origins.log();
+    let settings = given.check(&origins)?;
     fleet_daemon::install_crypto_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     let grace = settings.shutdown_grace;

@@ -1,14 +1,11 @@
 //! `enroller`: makes devices members of the fleet, and throws them out.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Context as _;
-use callout::enroller::{run::start, settings::Flags};
+use callout::enroller::{run::start, settings::Enroller};
 use clap::{CommandFactory as _, Parser, Subcommand};
-use fleet_daemon::{
-    settings, shutdown,
-    telemetry::{self, LogFormat},
-};
+use fleet_daemon::{settings::CommandLine, shutdown, telemetry};
 
 /// Makes devices members of the fleet, and throws them out.
 #[derive(Debug, Parser)]
@@ -22,11 +19,8 @@ struct Command {
 enum Verb {
     /// Runs until SIGTERM or SIGINT.
     Run {
-        /// Settings file (TOML); its keys are the names of the flags below.
-        #[arg(long, env = "ENROLLER_CONFIG", value_name = "FILE")]
-        config: Option<PathBuf>,
         #[command(flatten)]
-        flags: Box<Flags>,
+        settings: CommandLine<Enroller>,
     },
     /// Prints the version.
     Version,
@@ -39,8 +33,8 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    let (config, flags) = match Command::parse().verb {
-        Verb::Run { config, flags } => (config, *flags),
+    let settings = match Command::parse().verb {
+        Verb::Run { settings } => settings,
         Verb::Version => {
             use std::io::Write as _;
             let shown = writeln!(std::io::stdout(), "enroller {}", env!("CARGO_PKG_VERSION"));
@@ -51,7 +45,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    match run(config, flags) {
+    match run(settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The log may not be set up, or go elsewhere: the reason of the end is for stderr.
@@ -61,11 +55,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(config: Option<PathBuf>, flags: Flags) -> anyhow::Result<()> {
-    let flags = settings::merge(config.as_deref(), flags)?;
-    let (format, level): (LogFormat, &str) = flags.log();
-    telemetry::init(format, level)?;
-    let settings = flags.check()?;
+fn run(settings: CommandLine<Enroller>) -> anyhow::Result<()> {
+    let (given, origins) = settings.load()?;
+    telemetry::init(given.log_format, given.log_level.as_str())?;
+    origins.log();
+    let settings = given.check(&origins)?;
     fleet_daemon::install_crypto_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     let grace = settings.shutdown_grace;

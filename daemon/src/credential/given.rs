@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{CaSource, DeviceCredential, NkeySeed, TokenSource};
-use crate::settings::{SettingsError, invalid, required};
+use crate::settings::{Checks, NatsUrl};
 
 /// What the settings say of it. Keys have these names, with dashes.
 #[derive(Debug, Default)]
@@ -11,7 +11,7 @@ pub struct Given {
     /// A credential's file, which says all of it.
     pub nats_credential_file: Option<PathBuf>,
     /// NATS server.
-    pub nats_url: Option<String>,
+    pub nats_url: Option<NatsUrl>,
     /// Its CA.
     pub nats_ca_file: Option<PathBuf>,
     /// The seed of the key.
@@ -21,11 +21,10 @@ pub struct Given {
 }
 
 impl Given {
-    /// The credential that they mean.
-    ///
-    /// # Errors
-    /// [`SettingsError`], when something is missing, cannot be read, or is said twice.
-    pub fn resolve(self) -> Result<DeviceCredential, SettingsError> {
+    /// The credential that they mean; `None` if something is missing, cannot be read, or is said twice, which `checks`
+    /// then has.
+    #[must_use]
+    pub fn resolve(self, checks: &mut Checks<'_>) -> Option<DeviceCredential> {
         if let Some(file) = self.nats_credential_file {
             let twice = [
                 ("nats-url", self.nats_url.is_some()),
@@ -35,31 +34,40 @@ impl Given {
             ];
             if let Some((key, _)) = twice.into_iter().find(|(_, given)| *given) {
                 let expected = format!("no `{key}` beside it: the file says that, too");
-                return Err(invalid("nats-credential-file", file.display(), &expected));
+                checks.invalid("nats-credential-file", file.display(), &expected);
+                return None;
             }
-            return DeviceCredential::load(&file).map_err(|error| {
-                invalid("nats-credential-file", file.display(), &format!("a credential; {error}"))
-            });
+            let loaded = DeviceCredential::load(&file);
+            return loaded
+                .map_err(|error| {
+                    checks.invalid("nats-credential-file", file.display(), &format!("a credential; {error}"));
+                })
+                .ok();
         }
         let key = match &self.nats_seed_file {
-            Some(file) => {
-                NkeySeed::from_file(file).and_then(|key| key.key_pair().map(|_| key)).map_err(|error| {
+            Some(file) => NkeySeed::from_file(file)
+                .and_then(|key| key.key_pair().map(|_| key))
+                .map_err(|error| {
                     let expected = format!("a file that can be read and holds a key; {error}");
-                    invalid("nats-seed-file", file.display(), &expected)
-                })?
-            }
+                    checks.invalid("nats-seed-file", file.display(), &expected);
+                })
+                .ok(),
             // A key that nobody knows is a login only together with a token.
-            None => {
+            None if self.nats_token_file.is_none() => {
                 let expected =
                     "a file with a token for NATS; or set nats-credential-file in the place of all";
-                required("nats-token-file", self.nats_token_file.as_ref(), expected)?;
-                NkeySeed::random().map_err(|error| invalid("nats-seed-file", "", &error.to_string()))?
+                checks.missing("nats-token-file", expected);
+                None
             }
+            None => NkeySeed::random()
+                .map_err(|error| checks.invalid("nats-seed-file", "", &error.to_string()))
+                .ok(),
         };
-        Ok(DeviceCredential {
-            nats_url: required("nats-url", self.nats_url, "nats://host:port or tls://host:port")?,
+        let nats_url = checks.required("nats-url", self.nats_url, "nats://host:port or tls://host:port");
+        Some(DeviceCredential {
+            nats_url: nats_url?.into(),
             nats_ca: self.nats_ca_file.map(CaSource::File),
-            key,
+            key: key?,
             token: self.nats_token_file.map(TokenSource::File),
         })
     }
@@ -70,6 +78,14 @@ mod tests {
     use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
+    use crate::settings::{Origins, SettingsError};
+
+    fn resolved(given: Given) -> Result<DeviceCredential, SettingsError> {
+        let origins = Origins::default();
+        let mut checks = Checks::new(&origins);
+        let credential = given.resolve(&mut checks);
+        checks.done().map(|()| credential.unwrap())
+    }
 
     #[test]
     fn a_pods_file_says_all_that_its_settings_would_and_holds_no_secret() {
@@ -80,32 +96,32 @@ mod tests {
         // As a ConfigMap is mounted.
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         let given = || Given { nats_credential_file: Some(file.clone()), ..Given::default() };
-        let of_file = given().resolve().unwrap();
+        let of_file = resolved(given()).unwrap();
         let of_settings = Given {
-            nats_url: Some("tls://nats:4222".into()),
+            nats_url: Some("tls://nats:4222".parse().unwrap()),
             nats_ca_file: Some("/ca.crt".into()),
             nats_token_file: Some(dir.path().join("token")),
             ..Given::default()
         };
-        let of_settings = of_settings.resolve().unwrap();
+        let of_settings = resolved(of_settings).unwrap();
         let said = |credential: &DeviceCredential| {
             let Some(TokenSource::File(token)) = &credential.token else { panic!("{credential:?}") };
             (credential.nats_url.clone(), credential.nats_ca.clone(), token.clone())
         };
         assert_eq!(said(&of_file), said(&of_settings));
         let key = |credential: &DeviceCredential| credential.key.key_pair().unwrap().public_key();
-        assert_ne!(key(&of_file), key(&given().resolve().unwrap()), "each process has a key of its own");
+        assert_ne!(key(&of_file), key(&resolved(given()).unwrap()), "each process has a key of its own");
 
-        let twice = Given { nats_url: Some("tls://other:4222".into()), ..given() };
-        let error = twice.resolve().unwrap_err().to_string();
+        let twice = Given { nats_url: Some("tls://other:4222".parse().unwrap()), ..given() };
+        let error = resolved(twice).unwrap_err().to_string();
         assert!(error.contains("nats-credential-file") && error.contains("nats-url"), "{error}");
     }
 
     #[test]
     fn a_key_that_nobody_knows_needs_a_token() {
-        let given = || Given { nats_url: Some("tls://nats:4222".into()), ..Given::default() };
-        assert!(given().resolve().unwrap_err().to_string().contains("nats-token-file"));
+        let given = || Given { nats_url: Some("tls://nats:4222".parse().unwrap()), ..Given::default() };
+        assert!(resolved(given()).unwrap_err().to_string().contains("nats-token-file"));
         let nowhere = Given { nats_token_file: Some("token".into()), ..Given::default() };
-        assert!(nowhere.resolve().unwrap_err().to_string().contains("nats-url"));
+        assert!(resolved(nowhere).unwrap_err().to_string().contains("nats-url"));
     }
 }

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     str::FromStr,
 };
 
@@ -38,6 +39,24 @@ impl FromStr for PortRange {
         Ok(Self { first, last })
     }
 }
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl Default for PortRange {
+    fn default() -> Self {
+        Self { first: 10_300, last: 20_299 }
+    }
+}
+
+fleet_daemon::text_setting!(
+    PortRange,
+    "FIRST-LAST",
+    "two ports joined by '-', the lower one first, e.g. 10300-20299"
+);
 
 impl PortRange {
     /// How many ports there are.

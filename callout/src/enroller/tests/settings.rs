@@ -1,29 +1,51 @@
 #![allow(clippy::unwrap_used)]
 
+use clap::Parser as _;
+use fleet_daemon::settings::CommandLine;
 use nkeys::{KeyPair, XKey};
 
 use super::*;
 
-fn flags(folder: &Path) -> Flags {
+#[derive(Debug, clap::Parser)]
+struct Line {
+    #[command(flatten)]
+    settings: CommandLine<Enroller>,
+}
+
+fn start(flags: &[&str], variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+    let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+    let line = Line::parse_from(std::iter::once(&"enroller").chain(flags));
+    let (given, origins) = line.settings.load_with(variables)?;
+    given.check(&origins)
+}
+
+/// The least that a file has to have, with these settings changed; `None` leaves one away.
+fn settings(changes: &[(&str, Option<toml::Value>)]) -> Result<Settings, SettingsError> {
+    let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
-        let path = folder.join(name);
+        let path = folder.path().join(name);
         std::fs::write(&path, text).unwrap();
-        path
+        path.display().to_string()
     };
-    Flags {
-        nats_url: Some("tls://nats:4222".to_owned()),
-        nats_token_file: Some(folder.join("token")),
-        system_seed_file: Some(file("kicker.nk", &KeyPair::new_user().seed().unwrap())),
-        enroller_key_files: Some(vec![file("1.nk", &XKey::new().seed().unwrap())]),
-        fleet_keys_file: Some(folder.join("keys.json")),
-        ..Flags::default()
+    let mut table = toml::toml! {
+        nats-url = "tls://nats:4222"
+        nats-token-file = "/var/run/token"
+        fleet-keys-file = "/etc/keys.json"
+    };
+    table.insert("system-seed-file".into(), file("kicker.nk", &KeyPair::new_user().seed().unwrap()).into());
+    table.insert("enroller-key-files".into(), vec![file("1.nk", &XKey::new().seed().unwrap())].into());
+    for (key, value) in changes {
+        match value {
+            Some(value) => table.insert((*key).to_owned(), value.clone()),
+            None => table.remove(*key),
+        };
     }
+    start(&["--config", &file("enroller.toml", &table.to_string())], &[])
 }
 
 #[test]
 fn defaults_are_those_of_the_manifests() {
-    let folder = tempfile::tempdir().unwrap();
-    let settings = flags(folder.path()).check().unwrap();
+    let settings = settings(&[]).unwrap();
     assert_eq!(settings.namespace, "harmony-fleet");
     assert_eq!(settings.records_namespace, "harmony-fleet-devices");
     assert_eq!(settings.tokens_namespace, "harmony-fleet-tokens");
@@ -33,30 +55,46 @@ fn defaults_are_those_of_the_manifests() {
 
 #[test]
 fn wrong_settings_are_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let wrong = |change: fn(&mut Flags)| {
-        let mut flags = flags(folder.path());
-        change(&mut flags);
-        flags.check().unwrap_err().to_string()
-    };
-    let cases = [
-        (wrong(|flags| flags.nats_url = None), "nats-url"),
-        (wrong(|flags| flags.nats_token_file = None), "nats-token-file"),
-        (wrong(|flags| flags.system_seed_file = Some("/nowhere".into())), "system-seed-file"),
-        (wrong(|flags| flags.enroller_key_files = Some(vec!["/nowhere/key".into()])), "enroller-key-files"),
-        (wrong(|flags| flags.retention = Some(0)), "retention"),
-        (wrong(|flags| flags.records_namespace = Some("harmony-fleet".to_owned())), "records-namespace"),
-        (wrong(|flags| flags.tokens_namespace = Some("harmony-fleet".to_owned())), "tokens-namespace"),
-        (
-            wrong(|flags| flags.tokens_namespace = Some("harmony-fleet-devices".to_owned())),
-            "tokens-namespace",
-        ),
-        (wrong(|flags| flags.pod_cidr = Some("10.0.0.0/33".to_owned())), "pod-cidr"),
-        (wrong(|flags| flags.pod_cidr = Some("10.0.0.0".to_owned())), "pod-cidr"),
-        (wrong(|flags| flags.serving_addresses = Some(vec!["vk".to_owned()])), "serving-addresses"),
-        (wrong(|flags| flags.health_listen = Some("8080".to_owned())), "health-listen"),
-    ];
-    for (error, key) in cases {
-        assert!(error.contains(&format!("`{key}`")), "{key}: {error}");
+    let text = |text: &str| Some(toml::Value::from(text));
+    let list = |text: &str| Some(toml::Value::from(vec![text]));
+    for (key, value, named) in [
+        ("nats-url", None, "`nats-url`"),
+        ("nats-url", text("nats"), "`nats-url`"),
+        ("nats-token-file", None, "`nats-token-file`"),
+        ("system-seed-file", text("/nowhere"), "`system-seed-file`"),
+        ("system-seed-file", None, "`system-seed-file`"),
+        ("enroller-key-files", list("/nowhere/key"), "`enroller-key-files`"),
+        ("enroller-key-files", list("/nowhere/1.nk"), "`enroller-key-files`"),
+        ("retention", Some(0.into()), "`retention`"),
+        ("records-namespace", text("harmony-fleet"), "`records-namespace`"),
+        ("tokens-namespace", text("harmony-fleet"), "`tokens-namespace`"),
+        ("tokens-namespace", text("harmony-fleet-devices"), "`tokens-namespace`"),
+        ("pod-cidr", text("10.0.0.0/33"), "`pod-cidr`"),
+        ("pod-cidr", text("10.0.0.0"), "`pod-cidr`"),
+        ("serving-addresses", list("vk"), "`serving-addresses.0`"),
+        ("health-listen", text("8080"), "`health-listen`"),
+        ("taint", text("true"), "`taint`"),
+    ] {
+        let error = settings(&[(key, value)]).unwrap_err();
+        assert!(error.to_string().contains(named) && error.faults.len() == 1, "{key}: {error}");
     }
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_and_wrong_ones_are_told_with_their_place() {
+    let variables = [("ENROLLER_RETENTION", "0"), ("ENROLLER_SERVING_ADDRESSES", "10.0.0.5,vk")];
+    let error = start(&["--pod-cidr", "10.0.0.0"], &variables).unwrap_err().to_string();
+    for expected in [
+        "6 settings cannot be used",
+        "`retention` = 0 (variable ENROLLER_RETENTION): expected a whole number from 1 to 87600",
+        "`serving-addresses.1` = \"vk\" (invalid IP address syntax) (variable ENROLLER_SERVING_ADDRESSES)",
+        "`pod-cidr` = \"10.0.0.0\" (flag --pod-cidr): expected an address and a prefix length",
+        "`enroller-key-files` is missing",
+    ] {
+        assert!(error.contains(expected), "{expected:?} is not in {error}");
+    }
+    let right = ["--retention", "5", "--taint", "false"];
+    let error = start(&right, &variables[..1]).unwrap_err().to_string();
+    // What a flag hides is not used, but wrong it is.
+    assert!(error.contains("ENROLLER_RETENTION"), "{error}");
 }

@@ -3,19 +3,19 @@
 use jiff::Timestamp;
 
 use super::*;
-use crate::{enroll::membership::Revocation, settings::Flags};
+use crate::{enroll::membership::Revocation, settings::DeviceKubelet};
 
-fn settings(flags: Flags) -> Settings {
-    flags.resolve().unwrap()
+fn settings(given: DeviceKubelet) -> Settings {
+    given.into()
 }
 
-fn complete() -> Flags {
-    Flags {
-        name: Some("pi-7".into()),
-        nats_url: Some("nats://10.0.0.1:4222".into()),
-        fleet_root_key: Some(nkeys::KeyPair::new_operator().public_key()),
+fn complete() -> DeviceKubelet {
+    DeviceKubelet {
+        name: Some("pi-7".parse().unwrap()),
+        nats_url: Some("nats://10.0.0.1:4222".parse().unwrap()),
+        fleet_root_key: Some(nkeys::KeyPair::new_operator().public_key().parse().unwrap()),
         fleet_keys_file: Some("/etc/keys.json".into()),
-        ..Flags::default()
+        ..DeviceKubelet::default()
     }
 }
 
@@ -36,21 +36,21 @@ fn revoked() -> Membership {
 
 #[test]
 fn a_member_runs_with_its_credential_whatever_else_is_set() {
-    let invited = Flags { enrollment_file: Some("/boot/enroll.json".into()), ..complete() };
-    for flags in [Flags::default(), complete(), invited] {
+    let invited = DeviceKubelet { enrollment_file: Some("/boot/enroll.json".into()), ..complete() };
+    for flags in [DeviceKubelet::default(), complete(), invited] {
         let profile = profile(&settings(flags), &member(), true, true).unwrap();
         assert_eq!(profile, Profile::Member { device: "pi-7".parse().unwrap(), root_key: "ORoot".into() });
     }
-    let other = Flags { name: Some("pi-8".into()), ..Flags::default() };
+    let other = DeviceKubelet { name: Some("pi-8".parse().unwrap()), ..DeviceKubelet::default() };
     let error = profile(&settings(other), &member(), true, false).unwrap_err().to_string();
     assert!(error.contains("pi-7") && error.contains("pi-8"), "{error}");
 }
 
 #[test]
 fn a_file_that_is_there_wins_over_a_request_and_that_over_plain_settings() {
-    let flags = Flags {
+    let flags = DeviceKubelet {
         enrollment_file: Some("/boot/enroll.json".into()),
-        request_enrollment: Some(true),
+        request_enrollment: true,
         ..complete()
     };
     let of = |invited| profile(&settings(flags.clone()), &Membership::default(), false, invited).unwrap();
@@ -62,16 +62,18 @@ fn a_file_that_is_there_wins_over_a_request_and_that_over_plain_settings() {
 
 #[test]
 fn who_is_not_enrolled_is_told_what_to_do() {
-    let error = profile(&settings(Flags::default()), &Membership::default(), false, false).unwrap_err();
+    let error =
+        profile(&settings(DeviceKubelet::default()), &Membership::default(), false, false).unwrap_err();
     assert!(error.to_string().contains("device-kubelet enroll --intent"), "{error}");
-    let half = Flags { nats_url: None, ..complete() };
+    let half = DeviceKubelet { nats_url: None, ..complete() };
     let error = profile(&settings(half), &Membership::default(), false, false).unwrap_err();
     assert!(error.to_string().contains("`nats-url`"), "{error}");
 }
 
 #[test]
 fn a_revoked_device_enrolls_anew_with_a_file_and_stays_itself_without() {
-    let flags = Flags { enrollment_file: Some("/boot/enroll.json".into()), ..Flags::default() };
+    let flags =
+        DeviceKubelet { enrollment_file: Some("/boot/enroll.json".into()), ..DeviceKubelet::default() };
     let anew = profile(&settings(flags.clone()), &revoked(), true, true).unwrap();
     assert!(matches!(anew, Profile::Enroll(_)), "{anew:?}");
     // It asks to be let in again, in case the revocation was taken back.
@@ -81,7 +83,8 @@ fn a_revoked_device_enrolls_anew_with_a_file_and_stays_itself_without() {
 
 #[test]
 fn a_crash_before_the_membership_was_written_enrolls_again() {
-    let flags = Flags { enrollment_file: Some("/boot/enroll.json".into()), ..Flags::default() };
+    let flags =
+        DeviceKubelet { enrollment_file: Some("/boot/enroll.json".into()), ..DeviceKubelet::default() };
     let again = profile(&settings(flags), &Membership::default(), true, true).unwrap();
     assert!(matches!(again, Profile::Enroll(_)), "{again:?}");
 }
