@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand};
 use device_kubelet::agent::Agent;
 use device_kubelet::keys::DeviceKeys;
 use device_kubelet::runtime::memory::{MemoryOptions, MemoryRuntime};
-use device_kubelet::settings::{Flags, RuntimeKind};
+use device_kubelet::settings::{DeviceKubelet, RuntimeKind};
 use e2e::bench::simulated::{DevicePublicKeys, Plan};
 use e2e::process::read_json;
 use fleet_daemon::shutdown::Shutdown;
@@ -97,19 +97,19 @@ fn run(plan: Plan) -> Result<()> {
 }
 
 async fn device(plan: Plan, number: usize, shutdown: Shutdown) -> Result<()> {
-    let settings = Flags {
-        name: Some(plan.name(number)),
-        data_dir: Some(plan.data_dir(number)),
-        nats_url: Some(plan.nats_url),
+    let given = DeviceKubelet {
+        name: Some(plan.name(number).parse()?),
+        data_dir: plan.data_dir(number).display().to_string().parse()?,
+        nats_url: Some(plan.nats_url.parse()?),
         nats_ca_file: Some(plan.nats_ca_file),
-        fleet_root_key: Some(plan.fleet_root_key),
+        fleet_root_key: Some(plan.fleet_root_key.parse()?),
         fleet_keys_file: Some(plan.fleet_keys_file),
-        runtime: Some(RuntimeKind::Memory),
-        ..Flags::default()
+        runtime: RuntimeKind::Memory,
+        ..DeviceKubelet::default()
     };
     let options = MemoryOptions { present: plan.images.into_iter().collect(), ..MemoryOptions::default() };
     let runtime = Arc::new(MemoryRuntime::new(options));
-    Agent::run(settings.resolve()?, runtime, shutdown).await.map_err(Into::into)
+    Agent::run(given.into(), runtime, shutdown).await.map_err(Into::into)
 }
 
 fn raise_file_limit(wanted: u64) -> Result<()> {
