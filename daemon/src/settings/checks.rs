@@ -52,7 +52,7 @@ impl Origins {
     /// Says once, at debug level, which source gave what; and warns of variables that mean nothing.
     pub fn log(&self) {
         for (setting, from) in &self.at {
-            tracing::debug!(setting, from, "set");
+            tracing::debug!(setting, from, "a setting was given");
         }
         for (setting, at, meant) in &self.unknown {
             tracing::warn!(at, "there is no setting `{setting}`, so this has no effect: {meant}");

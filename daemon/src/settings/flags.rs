@@ -7,7 +7,7 @@
 use std::{ffi::OsString, fmt, marker::PhantomData, path::PathBuf};
 
 use clap::{
-    Arg, ArgAction, ArgMatches, Command, FromArgMatches,
+    Arg, ArgAction, ArgMatches, Command, FromArgMatches, ValueHint,
     builder::{PossibleValue, PossibleValuesParser},
     value_parser,
 };
@@ -141,9 +141,18 @@ fn meant<'t>(place: Place<'_>, texts: impl DoubleEndedIterator<Item = &'t String
 }
 
 fn flag(prefix: &str, key: &str, place: Place<'_>) -> Arg {
+    let name = value_name(key, place);
+    // For completion in shells.
+    let hint = match name.as_str() {
+        "FILE" | "FILES" => ValueHint::FilePath,
+        "DIR" => ValueHint::DirPath,
+        "URL" => ValueHint::Url,
+        _ => ValueHint::Unknown,
+    };
     let flag = Arg::new(key.to_owned())
         .long(key.to_owned())
-        .value_name(value_name(key, place))
+        .value_name(name)
+        .value_hint(hint)
         .help(help(prefix, key, place));
     if is_list(place) {
         return flag.action(ArgAction::Append);
