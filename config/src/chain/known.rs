@@ -72,12 +72,8 @@ impl Known {
             return Err(found);
         }
         let whole = Value::Object(values.clone());
-        let value = parsed::<T>(&self.model, &whole).map_err(|fault| {
-            let found = judged::<T>(&self.model, values);
-            if found.is_empty() { vec![fault] } else { found }
-        })?;
-        let values = whole;
-        match self.bounds.faults(&values, |place| self.model.touches_secret(place)) {
+        let value = parsed::<T>(&self.model, &whole).map_err(|fault| or_else(self.part(values), fault))?;
+        match self.bounds.faults(&whole, |place| self.model.touches_secret(place)) {
             found if found.is_empty() => Ok(value),
             found => Err(found),
         }
@@ -89,9 +85,9 @@ impl Known {
         if !found.is_empty() {
             return found;
         }
-        let found = match (self.judge)(&self.model, values) {
-            found if found.is_empty() => (self.judge_whole)(&self.model, values).into_iter().collect(),
-            found => found,
+        let found = match (self.judge_whole)(&self.model, values) {
+            None => Vec::new(),
+            Some(first) => or_else(self.part(values), first),
         };
         let values = Value::Object(values.clone());
         match found.is_empty() {
@@ -112,6 +108,11 @@ impl Known {
             false => faults(self.model.schema.as_value(), values, extent),
         }
     }
+}
+
+/// What is wrong with the fields, or, where that is nothing, with the whole.
+fn or_else(found: Vec<Fault>, whole: Fault) -> Vec<Fault> {
+    if found.is_empty() { vec![whole] } else { found }
 }
 
 /// What serde says against each field by itself: of a whole it only says what it comes upon first.

@@ -210,25 +210,29 @@ impl Inner {
         resolution: &Resolution,
         mut wrong: Vec<ConfigError>,
     ) -> ConfigError {
-        let faults = known.part(&resolution.merged.values);
+        let mut fields = self.missing(known, &resolution.merged.values);
+        let refused: Vec<FieldPath> = wrong
+            .iter()
+            .filter_map(|error| match error {
+                ConfigError::Unfit(unfit) => Some(unfit.faults.iter().map(|(fault, _)| fault.place.clone())),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        let mut faults = known.part(&resolution.merged.values);
+        // Not what only follows from something that is told anyway.
+        faults.retain(|Fault { place, .. }| {
+            let told = |other: &FieldPath| place.covers(other) || other.covers(place);
+            !refused.iter().any(told) && !fields.iter().any(|field| place.covers(&field.place))
+        });
         if !faults.is_empty() {
             wrong.push(self.unfit(known, resolution, faults));
         }
+        fields.retain(|field| !refused.iter().any(|place| place.covers(&field.place)));
         // A source that cannot be read may have what seems to be missing.
-        if wrong.iter().all(|error| matches!(error, ConfigError::Unfit(_))) {
-            let refused = |place: &FieldPath| {
-                wrong.iter().any(|error| match error {
-                    ConfigError::Unfit(unfit) => {
-                        unfit.faults.iter().any(|(fault, _)| fault.place.covers(place))
-                    }
-                    _ => false,
-                })
-            };
-            let mut fields = self.missing(known, &resolution.merged.values);
-            fields.retain(|field| !refused(&field.place));
-            if !fields.is_empty() {
-                wrong.push(ConfigError::Missing { fields, away: resolution.away() });
-            }
+        let all_read = wrong.iter().all(|error| matches!(error, ConfigError::Unfit(_)));
+        if all_read && !fields.is_empty() {
+            wrong.push(ConfigError::Missing { fields, away: resolution.away() });
         }
         match wrong.len() {
             1 => wrong.remove(0),
@@ -374,7 +378,9 @@ impl Inner {
 
     /// The fault with the value instead of its type, where that may be told.
     fn showing(&self, known: &Known, mut fault: Fault, values: &Document) -> Fault {
-        let may = self.show_values && !known.model.touches_secret(&fault.place);
+        // A name that nobody knows may be a secret's, misspelled.
+        let is_known = fault.kind != FaultKind::Unknown;
+        let may = self.show_values && is_known && !known.model.touches_secret(&fault.place);
         let Some(value) = may.then(|| value_at(values, &fault.place)).flatten() else { return fault };
         let says_itself = match known.model.root().find(&fault.place) {
             Step::To(place) => place.extension("x-expected").is_some(),

@@ -174,10 +174,15 @@ async fn all_that_several_sources_have_wrong_is_told_at_once_with_its_place() {
     ] {
         assert!(error.contains(&expected), "{expected:?} is not in {error}");
     }
-    // What is given wrongly is not missing, and what nobody knows in the environment is no error.
+    // What is given wrongly is not missing, nor is the table around it wrong; and what nobody knows in the environment
+    // is no error.
     assert!(!error.contains("Vlan.id") && !error.contains("colour"), "{error}");
+    assert!(!error.contains(" switch: expected") && !error.contains("Vlan.switch"), "{error}");
     assert!(!error.contains("canary") && !error.contains("778899"), "{error}");
 
+    // Nor is a name that nobody knows: it may be a secret's, misspelled.
+    let error = program(folder.path(), &variables).show_values().build().get::<Vlan>().await.unwrap_err();
+    assert_eq!(format!("{error:?}").matches("canary").count(), 1, "that of VLAND_ID: {error:?}");
     let shown =
         program(folder.path(), &variables).show_values().build().get::<Vlan>().await.unwrap_err().to_string();
     for expected in ["found \"many\"; in flag --mtu", "found \"canary\"; in variable VLAND_ID"] {
@@ -199,9 +204,10 @@ async fn all_that_only_the_type_can_judge_is_told_at_once() {
         #[schemars(extend("x-expected" = "an address and a port, e.g. 10.0.0.5:80"))]
         listen: std::net::SocketAddr,
         peers: Vec<std::net::IpAddr>,
+        ports: Vec<u16>,
         name: String,
     }
-    let variables = [("E_LISTEN", "here"), ("E_PEERS", "::1,there")];
+    let variables = [("E_LISTEN", "here"), ("E_PEERS", "::1,there"), ("E_PORTS", "[1, \"two\"]")];
     let manager = ConfigManager::builder()
         .source(Environment::flat("E_").with_variables(variables))
         .source(Given::new("flags").with(
@@ -220,6 +226,7 @@ async fn all_that_only_the_type_can_judge_is_told_at_once() {
     ] {
         assert!(error.contains(expected), "{expected:?} is not in {error}");
     }
+    assert_eq!(error.matches("ports.1: expected a whole number").count(), 1, "told once: {error}");
 }
 
 #[tokio::test]
