@@ -102,7 +102,7 @@ impl ConfigManager {
             false => value.clone(),
         };
         let mut fields = Vec::new();
-        for (place, number) in resolution.origins(&known).iter() {
+        for (place, number) in resolution.origins(known).iter() {
             let Some(value) = value_at(&resolution.merged.values, place) else { continue };
             let asked = &resolution.asked[number];
             let hides = resolution.asked[number + 1..].iter().filter_map(|lower| {
