@@ -323,9 +323,7 @@ async fn shutdown_ends_open_streams_with_a_word() {
 async fn a_thousand_nodes_have_a_port_each() {
     let case = Case::start().await;
     case.admin().await;
-    let sockets: Vec<_> = (0..1000).map(|_| fixture::any_port()).collect();
-    let ports: Vec<u16> = sockets.iter().map(|socket| socket.local_addr().unwrap().port()).collect();
-    drop(sockets);
+    let ports = fixture::free_ports(1000);
     let named = |index: usize| device(&format!("node-{index}"));
     case.ports.send_modify(|known| {
         known.extend(ports.iter().enumerate().map(|(index, port)| (named(index), *port)));

@@ -51,28 +51,30 @@ pub fn refusal(code: RefusalCode, message: &str) -> DownError {
     DownError::Refused(Refusal::new(code, message))
 }
 
-/// Ports that were promised to a test and on which it may not listen yet. The kernel hands out a port again as soon
-/// as it is free, and one test would then speak to the server of another.
-static PROMISED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-
-/// A socket that listens on a port that was free.
-pub fn any_port() -> TcpListener {
-    loop {
-        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        if !PROMISED.lock().unwrap().contains(&socket.local_addr().unwrap().port()) {
-            return socket;
-        }
-    }
-}
+/// Ports that were given to a test. The kernel hands out a port again as soon as it is free, and one test would then
+/// speak to the server of another.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
 /// A port that nobody listens on at the moment, and that no other test gets.
 pub fn free_port() -> u16 {
-    loop {
-        let port = any_port().local_addr().unwrap().port();
-        if PROMISED.lock().unwrap().insert(port) {
-            return port;
+    free_ports(1)[0]
+}
+
+/// So many of them.
+pub fn free_ports(number: usize) -> Vec<u16> {
+    let mut given = GIVEN.lock().unwrap();
+    // They stay open until all are found: none is found twice.
+    let mut open = Vec::new();
+    let mut ports = Vec::new();
+    while ports.len() < number {
+        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        open.push(socket);
+        if given.insert(port) {
+            ports.push(port);
         }
     }
+    ports
 }
 
 /// `admin` may everything, `reader` may see the health; tokens are `token-of-<name>`.
