@@ -11,6 +11,15 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 CARGO_TOOLS := $(CACHE)/cargo-tools/bin
 DEMO := $(CARGO_TARGET_DIR)/release/fleet-demo
 
+# All that tests and lints compile is selected the same way, the whole workspace with these features: cargo compiles a
+# dependency once for each set of features that a selection of packages gives it.
+WORKSPACE := --workspace --features harmony-config/nats,harmony-config/openbao
+# Integration tests that need real servers, and the others.
+SCENARIOS := $(basename $(notdir $(wildcard e2e/tests/*.rs))) updates_nats
+# Those of faults and of bad input.
+FAULTS := adverse faults many_nodes outages refused rollout strangers
+INTEGRATION := $(filter-out $(SCENARIOS),$(basename $(notdir $(wildcard */tests/*.rs config/cli/tests/*.rs))))
+
 .DEFAULT_GOAL := help
 
 ##@ Use it
@@ -44,7 +53,7 @@ fmt: ## Check the format of the sources (`cargo fmt` writes it)
 
 .PHONY: lint
 lint: ## Lints; every warning is an error
-	cargo clippy --workspace --all-targets --features harmony-config/nats -- -D warnings
+	cargo clippy $(WORKSPACE) --all-targets -- -D warnings
 	@# Fuzz targets are workspaces of their own: here they are kept compiling.
 	cargo clippy --locked --manifest-path wire/fuzz/Cargo.toml --bins -- -D warnings
 	cargo clippy --locked --manifest-path config/fuzz/Cargo.toml --bins -- -D warnings
@@ -64,14 +73,20 @@ advisories: ## Known vulnerabilities of dependencies; downloads the advisory dat
 	$(CARGO_TOOLS)/cargo-deny check advisories
 
 .PHONY: unit
-unit: ## Unit, property and behaviour tests; the runtime's on a Podman of their own
-	cargo test --no-fail-fast --workspace --exclude e2e --features harmony-config/openbao
-	cargo test --package e2e --lib
+unit: build ## Unit, property and behaviour tests; the runtime's on a Podman of their own
+	cargo test --no-fail-fast $(WORKSPACE) --lib --bins $(addprefix --test ,$(INTEGRATION))
+	cargo test --no-fail-fast $(WORKSPACE) --doc
 
 .PHONY: scenarios
 scenarios: install tools build ## Scenarios on the real servers (one: `make scenarios ONLY=ground`)
-	cargo test --no-fail-fast --package e2e $(if $(ONLY),--test $(ONLY),--tests)
-	$(if $(ONLY),,cargo test --package harmony-config --features nats --test updates_nats)
+	cargo test --no-fail-fast $(WORKSPACE) $(addprefix --test ,$(or $(ONLY),$(SCENARIOS)))
+
+.PHONY: faults
+faults: install tools build ## Scenarios of faults and bad input, TIMES times in a row (10)
+	@for run in $$(seq $(or $(TIMES),10)); do \
+		echo "faults: run $$run of $(or $(TIMES),10)"; \
+		cargo test --quiet $(WORKSPACE) $(addprefix --test ,$(FAULTS)); \
+	done
 
 .PHONY: docs
 docs: ## Build the book and the API documentation; every warning is an error
@@ -99,8 +114,7 @@ bench-config: ## Measure the settings library alone, beside figment and config
 
 .PHONY: build
 build: ## Our programs, as scenarios use them
-	cargo build --package callout --package vk-nats --package device-kubelet --package fleet \
-		--package harmony-config --features harmony-config/openbao --bins --examples
+	cargo build $(WORKSPACE) --bins --examples
 
 .PHONY: install
 install: ## Install missing Debian packages and Rust components, saying what and why
