@@ -5,6 +5,7 @@
 //!
 //! `HARMONY_KEEP=1` leaves the fleet up at the end, until the next run prunes it.
 
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
@@ -51,6 +52,7 @@ pub fn run(options: fn() -> FleetOptions, scenarios: Vec<Scenario>) -> ExitCode 
             tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "e2e=info".into()),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,

@@ -83,14 +83,16 @@ install_rust_components() {
 
 install_cargo_tool() {
     local name=$1 version=$2
-    if [[ $("$tools/bin/$name" --version 2>/dev/null || true) == *" ${2}" ]] ||
-        [[ $("$tools/bin/$name" --version 2>/dev/null || true) == *" v${2}" ]]; then
+    shift 2
+    if [[ $("$tools/bin/$name" --version 2>/dev/null || true) =~ \ v?"$version"$ ]]; then
         return
     fi
     require_compilers
     say "building $name $version into $tools (minutes, once)"
-    # A folder of its own: its dependencies are not ours.
-    CARGO_TARGET_DIR=$tools/target cargo install --quiet --locked --root "$tools" "$name@$version"
+    # A folder of its own: its dependencies are not ours. Both run for seconds: their release profiles (link-time
+    # optimization over everything) take longer to compile than they ever save here.
+    CARGO_TARGET_DIR=$tools/target CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=false CARGO_INCREMENTAL=0 \
+        cargo install --quiet --locked --debug --root "$tools" "$@" "$name@$version"
     rm -rf "$tools/target"
 }
 
@@ -101,6 +103,7 @@ case ${1:-} in
         install_rust_components
         ;;
     cargo-deny) install_cargo_tool cargo-deny "$cargo_deny_version" ;;
-    mdbook) install_cargo_tool mdbook "$mdbook_version" ;;
+    # No server of its own, no watching.
+    mdbook) install_cargo_tool mdbook "$mdbook_version" --no-default-features --features search ;;
     *) die "no '$1' here (cargo-deny, mdbook, or nothing)" ;;
 esac
