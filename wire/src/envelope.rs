@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    deflate,
     keys::{Agreement, BOX_OVERHEAD},
     name::{DeviceName, KeyVersion, OwnerEpoch},
 };
@@ -247,33 +248,16 @@ pub fn seal<T: Serialize>(
     if json.len() > MAX_PAYLOAD {
         return Err(EnvelopeError::TooLarge { size: json.len(), limit: MAX_PAYLOAD });
     }
-    if json.len() > COMPRESS_ABOVE {
-        let deflated = deflate(&json);
-        if deflated.len() + deflated.len() / 16 < json.len() {
-            return seal_encoded(route, stamp, agreement, Encoding::DeflatedJson, &deflated);
-        }
+    if json.len() > COMPRESS_ABOVE
+        && let Some(deflated) = deflate::deflate(&json)
+    {
+        return seal_encoded(route, stamp, agreement, Encoding::DeflatedJson, &deflated);
     }
     seal_encoded(route, stamp, agreement, Encoding::Json, &json)
 }
 
-fn deflate(json: &[u8]) -> Vec<u8> {
-    use std::io::Write;
-    let mut encoder =
-        flate2::write::DeflateEncoder::new(Vec::with_capacity(json.len() / 3), flate2::Compression::new(4));
-    // Writing to a Vec cannot fail; were it to, the short result would lose against plain JSON.
-    match encoder.write_all(json).and_then(|()| encoder.finish()) {
-        Ok(deflated) => deflated,
-        Err(_) => json.to_vec(),
-    }
-}
-
 fn inflate(deflated: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
-    use std::io::Read;
-    let mut json = Vec::new();
-    flate2::read::DeflateDecoder::new(deflated)
-        .take(MAX_PAYLOAD as u64 + 1)
-        .read_to_end(&mut json)
-        .map_err(|_| EnvelopeError::Inflate)?;
+    let json = deflate::inflate(deflated, MAX_PAYLOAD).map_err(|_| EnvelopeError::Inflate)?;
     if json.len() > MAX_PAYLOAD {
         return Err(EnvelopeError::TooLarge { size: json.len(), limit: MAX_PAYLOAD });
     }

@@ -17,6 +17,7 @@
 //! | [`enrollment`] | which objects make a device exist? |
 //! | [`permissions`] | which subjects may a device use? |
 
+mod deflate;
 pub mod digest;
 pub mod enrollment;
 pub mod envelope;
