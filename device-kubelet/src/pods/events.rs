@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    hash::{BuildHasher as _, RandomState},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -36,7 +37,9 @@ struct State {
     offered: BTreeMap<String, EventRecord>,
     order: u64,
     dropped: u64,
-    recent: HashMap<NewEvent, Seen>,
+    /// By hash: the events themselves would take half a kilobyte each, for every pod there was lately.
+    recent: HashMap<u64, Seen>,
+    hash: RandomState,
 }
 
 #[derive(Clone, Copy)]
@@ -65,7 +68,8 @@ impl EventQueue {
 
     fn record_at(&self, event: NewEvent, now: i64) {
         let mut state = self.state();
-        let seen = match state.recent.get(&event) {
+        let hash = state.hash.hash_one(&event);
+        let seen = match state.recent.get(&hash) {
             Some(seen) if now.saturating_sub(seen.last) <= REMEMBERED_MILLIS => {
                 Seen { count: seen.count.saturating_add(1), first: seen.first, last: now }
             }
@@ -77,7 +81,7 @@ impl EventQueue {
                 state.recent.clear();
             }
         }
-        state.recent.insert(event.clone(), seen);
+        state.recent.insert(hash, seen);
         if let Some((_, record)) = state.waiting.iter_mut().find(|(waiting, _)| *waiting == event) {
             (record.count, record.last) = (seen.count, seen.last);
             return;

@@ -14,6 +14,7 @@
 //!  ├ images      the same, for images
 //!  ├ spec        specification → body of a create              (pure)
 //!  ├ answer      answer → what the trait returns               (pure)
+//!  ├ known       what was learned of sandboxes and containers, until they are gone
 //!  ├ labels      what is ours, and whose it is                 (pure)
 //!  ├ libpod      one request on the socket                     (hyper)
 //!  ├ verbs       the requests that podman-api does for us      (podman-api)
@@ -26,6 +27,7 @@
 mod answer;
 mod exits;
 mod images;
+mod known;
 mod labels;
 mod libpod;
 mod oom;
@@ -35,7 +37,6 @@ mod verbs;
 mod watch;
 
 use std::{
-    collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -43,7 +44,7 @@ use std::{
 
 use fleet_wire::name::PodUid;
 use futures::{
-    FutureExt as _, StreamExt as _, TryStreamExt as _,
+    FutureExt as _, StreamExt as _, TryFutureExt as _, TryStreamExt as _,
     future::BoxFuture,
     stream::{self, BoxStream},
 };
@@ -52,6 +53,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{
     answer::{Created, FailedStart, InspectedContainer, ListedContainer, ListedPod},
+    known::Known,
     labels::HostNamespaces,
     libpod::{Fault, Libpod, query},
     oom::PodCgroups,
@@ -93,21 +95,6 @@ struct Inner {
     known: Mutex<Known>,
     no_swap: bool,
     sees_device: bool,
-}
-
-/// What was learned and need not be asked again. All of it can be learned again.
-#[derive(Debug, Default)]
-struct Known {
-    /// Container → its pod, infra containers too.
-    owners: HashMap<String, PodUid>,
-    /// Containers that could not be started: Podman keeps them as if nobody had tried.
-    failed: HashMap<String, FailedStart>,
-    cgroups: HashMap<PodUid, PodCgroups>,
-    /// Whether an ended container was killed for memory.
-    oom_killed: HashMap<String, bool>,
-    /// Infra container → addresses, while it runs.
-    addresses: HashMap<String, Vec<String>>,
-    host_namespaces: HashMap<SandboxId, HostNamespaces>,
 }
 
 impl PodmanRuntime {
@@ -219,15 +206,18 @@ impl Inner {
     /// Podman's own stop of a pod does nothing when one of its containers has ended already (4.3), and its removal gives
     /// each container its grace: so the containers are killed one by one, then the infra container is stopped,
     /// which takes the network down before it answers.
-    async fn stop_sandbox(&self, id: &SandboxId) -> Result<()> {
+    ///
+    /// Gives the ids of the containers in it.
+    async fn stop_sandbox(&self, id: &SandboxId) -> Result<Vec<String>> {
         let operation = || format!("stop sandbox {}", id.0);
         let filters = query(&serde_json::json!({ "pod": [id.0] }).to_string());
         let path = format!("/containers/json?all=true&filters={filters}");
         let listed: Vec<ListedContainer> = match self.libpod.get(&path, READ_LIMIT).await {
             Ok(answer) => answer.json().map_err(|fault| self.error(operation(), fault))?,
-            Err(fault) if fault.is_not_found() => return Ok(()),
+            Err(fault) if fault.is_not_found() => return Ok(Vec::new()),
             Err(fault) => return Err(self.error(operation(), fault)),
         };
+        let ids = listed.iter().map(|container| container.id.clone()).collect();
         let (infra, containers): (Vec<_>, Vec<_>) = listed.into_iter().partition(|c| c.is_infra);
         stream::iter(containers.into_iter().filter(ListedContainer::is_running))
             .map(async |container| match self.verbs.kill_container(&container.id, WORK_LIMIT).await {
@@ -242,15 +232,15 @@ impl Inner {
             self.stop(&infra.id, 0).await.map_err(|fault| self.error(operation(), fault))?;
             self.known().addresses.remove(&infra.id);
         }
-        Ok(())
+        Ok(ids)
     }
 
     async fn remove_sandbox(&self, id: &SandboxId) -> Result<()> {
-        self.stop_sandbox(id).await?;
+        let containers = self.stop_sandbox(id).await?;
         match self.verbs.delete_pod(&id.0, WORK_LIMIT).await {
             Err(fault) if !fault.is_not_found() => Err(self.error(format!("remove sandbox {}", id.0), fault)),
             _ => {
-                self.known().host_namespaces.remove(id);
+                self.known().forget(id, &containers);
                 Ok(())
             }
         }
@@ -420,10 +410,7 @@ impl Inner {
                 Err(self.error(format!("remove container {}", id.0), fault))
             }
             _ => {
-                let mut known = self.known();
-                known.owners.remove(&id.0);
-                known.failed.remove(&id.0);
-                known.oom_killed.remove(&id.0);
+                self.known().forget_container(&id.0);
                 Ok(())
             }
         }
@@ -491,7 +478,7 @@ impl Runtime for PodmanRuntime {
     }
 
     fn stop_sandbox<'a>(&'a self, id: &'a SandboxId) -> BoxFuture<'a, Result<()>> {
-        self.inner.stop_sandbox(id).boxed()
+        self.inner.stop_sandbox(id).map_ok(drop).boxed()
     }
 
     fn remove_sandbox<'a>(&'a self, id: &'a SandboxId) -> BoxFuture<'a, Result<()>> {
