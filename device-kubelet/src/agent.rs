@@ -30,7 +30,7 @@ use prometheus_client::{
     registry::Registry,
 };
 use tokio::{
-    sync::{Notify, watch},
+    sync::watch,
     time::{Instant, sleep_until},
 };
 
@@ -155,8 +155,8 @@ async fn start(
 
     let boot_id = inventory.boot_id().to_owned();
     let (node_sender, node_status) = watch::channel(None);
-    let images_hint = Arc::new(Notify::new());
-    let task = node::watch(inventory, runtime, Arc::clone(&images_hint), node_sender);
+    let hints = node::Hints::default();
+    let task = node::watch(inventory, runtime, hints.clone(), node_sender);
     tasks.spawn("inventory", until(shutdown, task));
 
     let link_settings = LinkSettings {
@@ -169,8 +169,7 @@ async fn start(
         fleet,
         boot_id,
     };
-    let link =
-        link::start(link_settings, pods.clone(), node_status.clone(), images_hint, metrics, tasks).await?;
+    let link = link::start(link_settings, pods.clone(), node_status.clone(), hints, metrics, tasks).await?;
 
     let task = readiness(health.check("runtime"), health.check("session"), node_status.clone(), link.clone());
     tasks.spawn("readiness", until(shutdown, task));

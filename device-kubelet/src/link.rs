@@ -61,7 +61,7 @@ use self::{
     stream::Streams,
     upload::{ReportedNode, Uploads},
 };
-use crate::{keys::DeviceKeys, pods::Pods};
+use crate::{keys::DeviceKeys, node::Hints, pods::Pods};
 
 /// Messages that may wait in one subscription: 256 of at most 256 KiB, of which a device sees few.
 const SUBSCRIPTION_CAPACITY: usize = 256;
@@ -123,7 +123,7 @@ pub async fn start(
     settings: LinkSettings<'_>,
     pods: Pods,
     node: watch::Receiver<Option<NodeStatus>>,
-    images_hint: Arc<Notify>,
+    hints: Hints,
     metrics: LinkMetrics,
     tasks: &Tasks,
 ) -> Result<Link, LinkError> {
@@ -186,7 +186,7 @@ pub async fn start(
         requests,
     };
     tasks.spawn("rotation", until(shutdown, task.run()));
-    let task = heartbeat::run(channel.clone(), pods.clone(), session_view.clone());
+    let task = heartbeat::run(channel.clone(), pods.clone(), session_view.clone(), hints.heartbeat);
     tasks.spawn("heartbeat", until(shutdown, task));
     let uploads = Uploads {
         channel: channel.clone(),
@@ -194,7 +194,7 @@ pub async fn start(
         view: session_view.clone(),
         driver: driver.clone(),
     };
-    tasks.spawn("statuses", until(shutdown, uploads.clone().statuses(node, reported_node, images_hint)));
+    tasks.spawn("statuses", until(shutdown, uploads.clone().statuses(node, reported_node, hints.images)));
     tasks.spawn("events", until(shutdown, uploads.events()));
     let streams = Streams::new(channel.clone(), pods, tasks.clone());
     let task = Dispatch { channel, driver, overflow, streams };

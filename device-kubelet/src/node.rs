@@ -21,7 +21,7 @@ use k8s_openapi::{
 };
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, sleep_until},
 };
 
 use self::{
@@ -36,8 +36,10 @@ use crate::{
 /// `nodeInfo.kubeletVersion`. Clients read the minor to know what a kubelet can do: it is the one of the
 /// Kubernetes API that this agent is built with. What follows is the agent's own version.
 pub const KUBELET_VERSION: &str = concat!("v1.36.0-harmony.", env!("CARGO_PKG_VERSION"));
-/// How often the device is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// When the device is looked at although no heartbeat is sent.
+const LOOK_AT_LATEST: Duration = Duration::from_secs(15);
+/// When it is not looked at again although one is.
+const LOOK_AT_MOST: Duration = Duration::from_secs(5);
 /// How often the runtime is asked whether it lives, and for its images when nothing seems to have changed.
 const ASK_RUNTIME_EVERY: Duration = Duration::from_secs(60);
 /// How long the runtime may take to answer.
@@ -224,28 +226,43 @@ pub fn same(left: &NodeStatus, right: &NodeStatus) -> bool {
     timeless(left) == timeless(right)
 }
 
-/// Keeps `status` up to date for ever; its receivers see only changes. `hint` says that images may have
-/// changed.
+/// What is worth a look.
+#[derive(Debug, Clone, Default)]
+pub struct Hints {
+    /// Images may have changed.
+    pub images: Arc<Notify>,
+    /// The agent is awake for a heartbeat. A look of its own a moment later would wake the device once more, and twice
+    /// before that: a timer of tokio's that is ten seconds away is looked at some seconds and some milliseconds before.
+    pub heartbeat: Arc<Notify>,
+}
+
+/// Keeps `status` up to date for ever; its receivers see only changes.
 pub async fn watch(
     mut inventory: Inventory,
     runtime: Arc<dyn Runtime>,
-    hint: Arc<Notify>,
+    hints: Hints,
     status: watch::Sender<Option<NodeStatus>>,
 ) {
     let mut facts = RuntimeFacts::default();
     let mut asked: Option<Instant> = None;
-    let mut ticks = interval(LOOK_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looked: Option<Instant> = None;
     let mut hinted = false;
     loop {
+        let due = looked.map_or_else(Instant::now, |looked| looked + LOOK_AT_LATEST);
         tokio::select! {
-            _ = ticks.tick() => {}
-            // Looked at with the next tick: a rollout changes much at once.
-            () = hint.notified() => {
+            () = sleep_until(due) => {}
+            () = hints.heartbeat.notified() => {
+                if looked.is_some_and(|looked| looked.elapsed() < LOOK_AT_MOST) {
+                    continue;
+                }
+            }
+            // Looked at with the next look: a rollout changes much at once.
+            () = hints.images.notified() => {
                 hinted = true;
                 continue;
             }
         }
+        looked = Some(Instant::now());
         let due = asked.is_none_or(|asked| asked.elapsed() >= ASK_RUNTIME_EVERY);
         if due || hinted || facts.problem.is_some() {
             ask(&*runtime, &mut facts).await;

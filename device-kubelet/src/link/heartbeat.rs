@@ -1,12 +1,12 @@
 //! Signs of life: at once when the session opens or the connection comes back, then at the interval that
 //! the cluster side wants.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use fleet_daemon::nats::LinkState;
 use fleet_wire::{message::Heartbeat, subject::UpVerb};
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, sleep_until},
 };
 
@@ -16,8 +16,8 @@ use super::{
 };
 use crate::pods::Pods;
 
-/// Sends heartbeats for ever.
-pub async fn run(channel: Channel, pods: Pods, mut view: watch::Receiver<SessionView>) {
+/// Sends heartbeats for ever; `awake` hears of each, for work that can wait until the device is awake anyway.
+pub async fn run(channel: Channel, pods: Pods, mut view: watch::Receiver<SessionView>, awake: Arc<Notify>) {
     let mut connection = channel.connection().state.clone();
     let mut beat = Beat::default();
     loop {
@@ -32,6 +32,7 @@ pub async fn run(channel: Channel, pods: Pods, mut view: watch::Receiver<Session
             changed = view.changed() => if changed.is_err() { return },
             changed = connection.changed() => if changed.is_err() { return },
             () = at(beat.due) => {
+                awake.notify_one();
                 let held = pods.held();
                 let heartbeat = Heartbeat { set_digest: held.set_digest, desired: held.version };
                 match channel.tell(UpVerb::Heartbeat, &heartbeat).await {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::runtime::memory::MemoryRuntime;
 
 fn machine() -> Machine {
     Machine {
@@ -85,4 +86,38 @@ fn only_what_matters_makes_a_new_status() {
     assert_eq!(info.container_runtime_version, "podman://4.3.1");
     assert_eq!(info.operating_system, "linux");
     assert_eq!(info.swap.unwrap().capacity, Some(104_853_504));
+}
+
+/// A device on which as many processes run as may, or hardly any.
+fn processes(root: &Path, running: u32) {
+    std::fs::create_dir_all(root.join("proc/sys/kernel")).unwrap();
+    std::fs::write(root.join("proc/sys/kernel/pid_max"), "100").unwrap();
+    std::fs::write(root.join("proc/loadavg"), format!("0.00 0.00 0.00 1/{running} 7\n")).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_device_is_looked_at_with_heartbeats_and_without_them_a_little_later() {
+    let root = tempfile::tempdir().unwrap();
+    processes(root.path(), 10);
+    let inventory = Inventory { files: HostFiles::at(root.path()), ..inventory() };
+    let hints = Hints::default();
+    let (sender, mut status) = watch::channel(None);
+    tokio::spawn(watch(inventory, Arc::new(MemoryRuntime::default()), hints.clone(), sender));
+    status.changed().await.unwrap();
+    let began = Instant::now();
+
+    // A heartbeat right after a look is no reason for another.
+    processes(root.path(), 99);
+    hints.heartbeat.notify_one();
+    tokio::time::sleep(LOOK_AT_MOST).await;
+    assert!(!status.has_changed().unwrap());
+    // The next one is.
+    hints.heartbeat.notify_one();
+    status.changed().await.unwrap();
+    assert_eq!(began.elapsed().as_secs(), LOOK_AT_MOST.as_secs());
+    // And then none comes: the device is away from the cluster.
+    processes(root.path(), 10);
+    let since = Instant::now();
+    status.changed().await.unwrap();
+    assert_eq!(since.elapsed().as_secs(), LOOK_AT_LATEST.as_secs());
 }
