@@ -48,6 +48,8 @@ pub struct Usage {
     ticks: u64,
     /// Of all threads that live, in nanoseconds.
     scheduled: u64,
+    /// How often one of them went to sleep.
+    slept: u64,
     written: u64,
 }
 
@@ -62,6 +64,8 @@ pub struct Used {
     pub cpu_percent: f64,
     /// The share by the scheduler's own clock, of those threads that lived all the time.
     pub scheduled_percent: f64,
+    /// How often one of these threads woke up.
+    pub wake_ups: u64,
     /// Bytes that it caused to be written to a disk.
     pub disk_written_bytes: u64,
 }
@@ -77,16 +81,19 @@ impl Usage {
         let (_, rest) = stat.rsplit_once(") ").context("/proc/<pid>/stat is damaged")?;
         let time = |field: usize| rest.split(' ').nth(field - 3)?.parse::<u64>().ok();
         let ticks = time(14).zip(time(15)).map(|(user, system)| user + system);
-        let scheduled = fs::read_dir(format!("/proc/{pid}/task"))?
-            .flatten()
-            .filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok())
-            .filter_map(|text| text.split(' ').next()?.parse::<u64>().ok())
-            .sum();
+        let (mut scheduled, mut slept) = (0, 0);
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+            let of = |file: &str| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+            // A thread that ended meanwhile counts for nothing.
+            scheduled += of("schedstat").split(' ').next().and_then(|time| time.parse().ok()).unwrap_or(0);
+            slept += field(&of("status"), "voluntary_ctxt_switches:").unwrap_or(0);
+        }
         let io = read(pid, "io")?;
         Ok(Self {
             at: Instant::now(),
             ticks: ticks.context("/proc/<pid>/stat is damaged")?,
             scheduled,
+            slept,
             written: field(&io, "write_bytes:")?,
         })
     }
@@ -110,6 +117,7 @@ impl Usage {
             cpu_seconds,
             cpu_percent: share(cpu_seconds),
             scheduled_percent: share(scheduled.as_secs_f64()),
+            wake_ups: self.slept.saturating_sub(earlier.slept),
             disk_written_bytes: self.written.saturating_sub(earlier.written),
         }
     }

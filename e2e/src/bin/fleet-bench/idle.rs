@@ -50,6 +50,8 @@ pub async fn measure(fleet: &Fleet, window: Duration) -> Result<Idle> {
     Ok(Idle {
         memory,
         used,
+        wake_ups_per_minute: a_minute(used.wake_ups),
+        podman_service_wake_ups_per_minute: a_minute(podman_service_used.wake_ups),
         sent_bytes_per_minute: a_minute(traffic.sent - traffic_before.sent),
         received_bytes_per_minute: a_minute(traffic.received - traffic_before.received),
         disk_written_bytes_per_minute: a_minute(used.disk_written_bytes),

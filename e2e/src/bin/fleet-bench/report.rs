@@ -80,6 +80,10 @@ pub struct Idle {
     pub memory: Memory,
     /// What it used.
     pub used: Used,
+    /// How often a thread of it woke up, a minute.
+    pub wake_ups_per_minute: f64,
+    /// The same of Podman's service.
+    pub podman_service_wake_ups_per_minute: f64,
     /// On the device's network interface, a minute, TLS and TCP included.
     pub sent_bytes_per_minute: f64,
     /// The same for what came in.

@@ -102,6 +102,12 @@ fn idle_rows(idle: &Idle) -> Vec<Row> {
             format!("{:.2}", idle.podman_service_used.cpu_percent),
             "<= 0.20",
         ),
+        row(
+            "wake-ups/min",
+            format!("{:.0}", idle.wake_ups_per_minute),
+            format!("{:.0}", idle.podman_service_wake_ups_per_minute),
+            "",
+        ),
         row("sent, bytes/min on the wire", format!("{:.0}", idle.sent_bytes_per_minute), String::new(), ""),
         row(
             "received, bytes/min on the wire",
