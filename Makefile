@@ -10,6 +10,8 @@ STATE := $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/harmony-fleet
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 CARGO_TOOLS := $(CACHE)/cargo-tools/bin
 DEMO := $(CARGO_TARGET_DIR)/release/fleet-demo
+# Has cargo start what it built with Debian 13's /usr, and Podman, in place of this machine's.
+ON_PODMAN5 := --config 'target."cfg(all())".runner = ["$(CURDIR)/e2e/tools/podman5.sh", "run"]'
 
 # All that tests and lints compile is selected the same way, the whole workspace with these features: cargo compiles a
 # dependency once for each set of features that a selection of packages gives it.
@@ -88,6 +90,18 @@ faults: install tools build ## Scenarios of faults and bad input, TIMES times in
 		cargo test --quiet $(WORKSPACE) $(addprefix --test ,$(FAULTS)); \
 	done
 
+.PHONY: podman5
+podman5: install $(if $(ONLY),tools build) ## Behaviour tests on Podman 5, out of Debian 13 (`ONLY=chain`: a scenario)
+	@e2e/tools/podman5.sh build
+	cargo test --no-fail-fast $(ON_PODMAN5) $(if $(ONLY),--package e2e --test $(ONLY),\
+		--package device-kubelet --test runtime_behaviour --test pods_podman) -- --nocapture
+
+.PHONY: podman-answers
+podman-answers: install ## Record this machine's Podman's and Podman 5's answers anew, as fixtures
+	@e2e/tools/podman5.sh build
+	cargo test --package device-kubelet --test runtime_behaviour -- --ignored recording
+	cargo test $(ON_PODMAN5) --package device-kubelet --test runtime_behaviour -- --ignored recording
+
 .PHONY: docs
 docs: ## Build the book and the API documentation; every warning is an error
 	@e2e/tools/install.sh mdbook
@@ -128,4 +142,4 @@ tools: ## Build the pinned servers (Kubernetes, etcd, nats-server, OpenID provid
 help: ## This list
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+		/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

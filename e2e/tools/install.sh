@@ -5,6 +5,7 @@
 #   install.sh               Debian packages that run the fleet, rustfmt and clippy
 #   install.sh cargo-deny    the pinned cargo-deny, into the cache folder
 #   install.sh mdbook        the pinned mdbook, into the cache folder
+#   install.sh mmdebstrap    Debian's mmdebstrap, for `podman5.sh`
 #
 # The cache folder is ${XDG_CACHE_HOME:-~/.cache}/harmony-fleet/cargo-tools.
 set -euo pipefail
@@ -42,6 +43,7 @@ libfaketime /usr/lib/*/faketime/libfaketimeMT.so.1 a device whose clock is wrong
 LIST
 }
 
+# Takes lines as above.
 install_debian_packages() {
     local package file why
     local -a missing=()
@@ -51,7 +53,7 @@ install_debian_packages() {
             missing+=("$package")
             say "$package is missing ($why)"
         fi
-    done < <(debian_packages)
+    done
     if ((${#missing[@]} == 0)); then
         return
     fi
@@ -98,12 +100,15 @@ install_cargo_tool() {
 
 case ${1:-} in
     '')
-        install_debian_packages
+        install_debian_packages < <(debian_packages)
         require_compilers
         install_rust_components
+        ;;
+    mmdebstrap)
+        install_debian_packages <<<'mmdebstrap /usr/bin/mmdebstrap makes root file systems of other versions of Debian'
         ;;
     cargo-deny) install_cargo_tool cargo-deny "$cargo_deny_version" ;;
     # No server of its own, no watching.
     mdbook) install_cargo_tool mdbook "$mdbook_version" --no-default-features --features search ;;
-    *) die "no '$1' here (cargo-deny, mdbook, or nothing)" ;;
+    *) die "no '$1' here (cargo-deny, mdbook, mmdebstrap, or nothing)" ;;
 esac
