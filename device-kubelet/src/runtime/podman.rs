@@ -12,6 +12,7 @@
 //! ```text
 //! podman.rs      the runtime trait: which requests in which order
 //!  ├ images      the same, for images
+//!  ├ listing     the same, for lists of containers
 //!  ├ spec        specification → body of a create              (pure)
 //!  ├ answer      answer → what the trait returns               (pure)
 //!  ├ known       what was learned of sandboxes and containers, until they are gone
@@ -30,6 +31,7 @@ mod images;
 mod known;
 mod labels;
 mod libpod;
+mod listing;
 mod oom;
 mod reopen;
 mod spec;
@@ -414,48 +416,6 @@ impl Inner {
                 Ok(())
             }
         }
-    }
-
-    async fn listed_containers(&self, pod: Option<&PodUid>) -> Result<Vec<ListedContainer>, Fault> {
-        let filters = labels::filter(pod.map(PodUid::as_str));
-        let path = format!("/containers/json?all=true&filters={filters}");
-        let listed: Vec<ListedContainer> = self.libpod.get(&path, READ_LIMIT).await?.json()?;
-        let mut known = self.known();
-        for container in &listed {
-            if let Some(owner) = container.owner() {
-                known.owners.insert(container.id.clone(), owner);
-            }
-        }
-        Ok(listed)
-    }
-
-    async fn list_containers(&self, pod: Option<&PodUid>) -> Result<Vec<Container>> {
-        let operation = "list containers";
-        let listed = self.listed_containers(pod).await.map_err(|fault| self.error(operation, fault))?;
-        let containers = stream::iter(listed.into_iter().filter(|c| !c.is_infra))
-            .map(async |container| {
-                let oom_killed = container.may_be_oom_killed() && self.was_oom_killed(&container.id).await?;
-                let failed = self.known().failed.get(&container.id).cloned();
-                Ok(container.into_container(failed.as_ref(), oom_killed))
-            })
-            .buffered(INSPECTS)
-            .try_filter_map(async |container| Ok(container))
-            .try_collect()
-            .await;
-        containers.map_err(|fault| self.error(operation, fault))
-    }
-
-    async fn was_oom_killed(&self, container: &str) -> Result<bool, Fault> {
-        if let Some(known) = self.known().oom_killed.get(container) {
-            return Ok(*known);
-        }
-        let killed = match self.inspect(container).await {
-            Ok(inspected) => inspected.state.oom_killed,
-            Err(fault) if fault.is_not_found() => false,
-            Err(fault) => return Err(fault),
-        };
-        // The kernel's own word, if it came meanwhile, is better than Podman's.
-        Ok(*self.known().oom_killed.entry(container.to_owned()).or_insert(killed))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What was learned of sandboxes and containers, and need not be asked again. All of it can be learned again; all of
 //! it goes with what it is about, because an agent sees many pods come and go in its life.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use fleet_wire::name::PodUid;
 
@@ -17,6 +17,8 @@ pub(super) struct Known {
     pub(super) failed: HashMap<String, FailedStart>,
     /// Of pods that have a sandbox.
     pub(super) cgroups: HashMap<PodUid, PodCgroups>,
+    /// Containers that were seen to end and have not been listed so yet.
+    pub(super) ended: HashSet<String>,
     /// Whether an ended container was killed for memory.
     pub(super) oom_killed: HashMap<String, bool>,
     /// Infra container → addresses, while it runs.
@@ -30,6 +32,7 @@ impl Known {
     pub(super) fn forget_container(&mut self, id: &str) {
         self.owners.remove(id);
         self.failed.remove(id);
+        self.ended.remove(id);
         self.oom_killed.remove(id);
     }
 

@@ -204,6 +204,7 @@ pub(super) struct ContainerBody<'a> {
     privileged: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<&'a str>,
+    passwd_entry: &'static str,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     groups: &'a [String],
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -234,6 +235,10 @@ pub(super) struct Device {
     /// Bytes at which conmon cuts a log.
     pub(super) log_size: u64,
 }
+
+/// The line in `/etc/passwd` for a numeric user that the image does not have: Podman 4.3's own. Said, because Podman 5
+/// takes the name that the number has on the device, which is no business of a container's.
+const PASSWD_ENTRY: &str = "$USERNAME:*:$UID:$GID:container user:$HOME:/bin/sh";
 
 impl<'a> ContainerBody<'a> {
     pub(super) fn new(
@@ -280,6 +285,7 @@ impl<'a> ContainerBody<'a> {
             oom_score_adj: resources.oom_score_adj,
             privileged: security.privileged,
             user: security.user.as_deref(),
+            passwd_entry: PASSWD_ENTRY,
             groups: &security.supplemental_groups,
             cap_add: capabilities(&security.cap_add),
             cap_drop: capabilities(&security.cap_drop),

@@ -223,6 +223,7 @@ impl Task {
         if known.cgroups.get(&pod).is_some_and(|cgroups| cgroups.killed_for_memory(container)) {
             known.oom_killed.insert(container.to_owned(), true);
         }
+        known.ended.insert(container.to_owned());
         drop(known);
         let _ = self.news.send(RuntimeEvent::PodChanged(pod));
         true
