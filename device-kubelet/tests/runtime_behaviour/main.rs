@@ -1,7 +1,8 @@
 //! What every runtime must do, run against the one in memory and against a real Podman.
 //!
 //! The cases of [`cases`] know only the trait. Those of [`on_podman`] need real processes, networks and files.
-//! For Podman the test starts a service of its own ([`podman_service`]), as root.
+//! For Podman the test starts a service of its own ([`podman_service`]), as root. `make podman5` runs all of it on
+//! Podman 5. [`recording`] writes fixtures, when asked.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
@@ -11,6 +12,7 @@ mod cases;
 mod device;
 mod on_podman;
 mod podman_service;
+mod recording;
 
 /// Runs each named case of `cases` against the runtime in memory, as a test of its own.
 macro_rules! in_memory {

@@ -63,7 +63,7 @@ static PORTS: AtomicU16 = AtomicU16::new(18_100);
 const AT_ONCE: usize = 3;
 
 impl Device {
-    fn on(service: &Arc<PodmanService>) -> Self {
+    pub fn on(service: &Arc<PodmanService>) -> Self {
         let address = service.address();
         Self {
             runtime: Arc::new(PodmanRuntime::new(&address)),

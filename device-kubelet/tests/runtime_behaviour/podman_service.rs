@@ -112,6 +112,11 @@ impl PodmanService {
         format!("unix://{}", self.place.socket().display())
     }
 
+    /// Where it keeps everything, its socket too.
+    pub fn folder(&self) -> &Path {
+        &self.place.folder
+    }
+
     /// What the device would run at its own prompt.
     pub fn inside(&self, command: &[&str]) -> Command {
         let mut inside = Command::new("nsenter");

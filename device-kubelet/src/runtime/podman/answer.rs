@@ -1,8 +1,8 @@
 //! What libpod answers, reduced to what we read, and turned into the runtime's own words. Pure.
 //!
 //! The types are lenient on purpose: absent, null and unknown fields are all fine, so that the same code
-//! reads Podman 4.3 and 5.x, whose inspect differs in fields that we never look at (`StopSignal` became
-//! a string, `Entrypoint` a list).
+//! reads Podman 4.3 and 5.x. Asked by version 4 of its API, as we do, Podman 5 inspects containers in the old shape;
+//! by version 5, `StopSignal` is a string and `Entrypoint` a list, which we never look at.
 
 use std::{collections::BTreeMap, path::PathBuf};
 

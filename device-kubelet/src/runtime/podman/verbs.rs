@@ -2,7 +2,7 @@
 //!
 //! Not all verbs are its: it writes the grace of a stop as `Timeout`, which Podman does not read (it takes its
 //! default of 10 s); it misspells `no_new_privileges`; it cannot read a container's inspect of
-//! Podman 5, nor the list of reasons in the answer of a pod that failed to start. Those are sent by
+//! Podman 5's own API, nor the list of reasons in the answer of a pod that failed to start. Those are sent by
 //! [`super::libpod`] on the same socket. `podman_api::Error::clone()` recurses for ever: never clone.
 
 use std::{path::Path, time::Duration};

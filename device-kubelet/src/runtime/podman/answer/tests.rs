@@ -1,4 +1,4 @@
-//! Answers of Podman 4.3 and 5, see `tests/fixtures/README.md`.
+//! Answers of Podman 4.3 and 5.4, see `tests/fixtures/README.md`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::*;
 use crate::runtime::podman::oom::PodCgroups;
 
-const VERSIONS: [&str; 2] = ["podman-4.3", "podman-5"];
+const VERSIONS: [&str; 2] = ["podman-4.3", "podman-5.4"];
 
 fn answer<T: DeserializeOwned>(version: &str, name: &str) -> T {
     let path = format!("{}/tests/fixtures/{version}/{name}.json", env!("CARGO_MANIFEST_DIR"));
@@ -70,8 +70,25 @@ fn containers_are_told_by_their_labels() {
         );
         assert_eq!(waiting.state, ContainerState::Created);
         // Of Podman 5's answer, the kernel killed for memory.
-        let killed = matches!(greedy.state, ContainerState::Exited { exit_code: 137, oom_killed, .. } if oom_killed == (version == "podman-5"));
+        let killed = matches!(greedy.state, ContainerState::Exited { exit_code: 137, oom_killed, .. } if oom_killed == (version == "podman-5.4"));
         assert!(killed, "{:?}", greedy.state);
+    }
+}
+
+#[test]
+fn an_inspect_of_the_fifth_api_is_read_the_same() {
+    let by_version = |name| answer::<InspectedContainer>("podman-5.4", name);
+    let (fourth, fifth) = (by_version("ended"), by_version("ended-api5"));
+    assert_eq!(fifth.state.cgroup_path, fourth.state.cgroup_path);
+    assert!(fifth.state.oom_killed && fourth.state.oom_killed);
+    assert_eq!((fifth.id.as_str(), fifth.log_path()), (fourth.id.as_str(), fourth.log_path()));
+}
+
+#[test]
+fn an_event_names_its_container() {
+    for version in VERSIONS {
+        let ended: InspectedContainer = answer(version, "ended");
+        assert_eq!(answer::<Event>(version, "event").container(), ended.id, "{version}");
     }
 }
 
