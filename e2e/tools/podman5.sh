@@ -81,7 +81,7 @@ build() {
     if [[ -e $root ]]; then
         return
     fi
-    say "making a root file system of Debian 13 in $root: this machine's Podman is not version 5 (a minute, 90 MB to download, once)"
+    say "making a root file system of Debian 13 in $root, for its Podman 5 (a minute, 90 MB to download, once)"
     started=$SECONDS
     staging=$(mktemp -d "$cache/.debian13.XXXXXX")
     trap 'rm -rf "$staging"' EXIT
@@ -91,7 +91,7 @@ build() {
     done
     mapfile -t from < <(mirror)
     # A mount namespace, so that none of its mounts outlives it.
-    if ! unshare --mount mmdebstrap --quiet --variant=essential --format=directory \
+    if ! unshare --mount mmdebstrap --verbose --variant=essential --format=directory \
         --include="$include" "${options[@]}" "$suite" "$staging/root" "${from[@]}" >"$staging/log" 2>&1; then
         tail -n 20 "$staging/log" >&2
         die "apt could not give Debian 13's packages${from[0]:+ from ${from[0]}}: what it said stands above." \
@@ -110,7 +110,7 @@ version() {
 run() {
     local root
     root=$(root)
-    [[ -e $root ]] || die "the root file system is not there: $0 build"
+    [[ -e $root ]] || die "the root file system is not there; make it: $0 build"
     ((EUID == 0)) || die "mounting another /usr needs root"
     # Killed runs are cleaned up by the next one, which has to be one of the same Podman: another's
     # does not read its database. So these have a folder of their own; a short one, because
