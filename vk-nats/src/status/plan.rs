@@ -92,8 +92,21 @@ pub fn is_transition(current: Option<&PodStatus>, report: &PodStatus) -> bool {
 }
 
 fn conditions(current: &PodStatus, report: &PodStatus) -> Vec<Value> {
-    let mut patch: Vec<Value> =
-        report.conditions.iter().flatten().map(|condition| json!(condition)).collect();
+    let mut patch: Vec<Value> = report
+        .conditions
+        .iter()
+        .flatten()
+        .map(|condition| {
+            let mut condition = json!(condition);
+            for field in ["reason", "message"] {
+                // A merge keeps what is not named: a pod would be ready because its containers are not.
+                if condition.get(field).is_none() {
+                    condition[field] = Value::Null;
+                }
+            }
+            condition
+        })
+        .collect();
     for type_ in OWN_CONDITIONS {
         if condition(current, type_).is_some() && condition(report, type_).is_none() {
             patch.push(json!({ "type": type_, "$patch": "delete" }));

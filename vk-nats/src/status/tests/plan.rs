@@ -47,9 +47,28 @@ fn conditions_of_others_stay_and_own_ones_go_when_they_are_not_reported() {
     );
     assert_eq!(
         patch["status"]["conditions"],
-        json!([{ "type": "Ready", "status": "True" }, { "type": "PodResizePending", "$patch": "delete" }])
+        json!([
+            { "type": "Ready", "status": "True", "reason": null, "message": null },
+            { "type": "PodResizePending", "$patch": "delete" },
+        ])
     );
     assert!(patch["status"].get("qosClass").is_none() && patch["status"].get("nominatedNodeName").is_none());
+}
+
+#[test]
+fn why_a_condition_did_not_hold_is_taken_away_when_it_holds() {
+    let patch = patched(
+        json!({ "phase": "Pending", "conditions": [
+            { "type": "Ready", "status": "False", "reason": "ContainersNotReady", "message": "[web]" },
+        ] }),
+        json!({ "phase": "Succeeded", "conditions": [
+            { "type": "Ready", "status": "False", "reason": "PodCompleted" },
+        ] }),
+    );
+    assert_eq!(
+        patch["status"]["conditions"],
+        json!([{ "type": "Ready", "status": "False", "reason": "PodCompleted", "message": null }])
+    );
 }
 
 #[test]
