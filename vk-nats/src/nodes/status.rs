@@ -110,23 +110,27 @@ fn conditions(
     additions: &Additions,
     now: Timestamp,
 ) -> Vec<NodeCondition> {
-    let mut wanted: BTreeMap<String, NodeCondition> = BTreeMap::new();
-    for condition in report.conditions.iter().flatten() {
-        wanted.insert(condition.type_.clone(), condition.clone());
+    // In the order of the report, which is a kubelet's; of a type that stands there twice, the last counts.
+    let mut conditions: Vec<NodeCondition> = Vec::new();
+    let mut want = |condition: NodeCondition| {
+        conditions.retain(|other| other.type_ != condition.type_);
+        conditions.push(condition);
+    };
+    report.conditions.iter().flatten().cloned().for_each(&mut want);
+    if report.conditions.iter().flatten().all(|condition| condition.type_ != "Ready") {
+        want(NodeCondition {
+            type_: "Ready".to_owned(),
+            status: "True".to_owned(),
+            reason: Some("KubeletReady".to_owned()),
+            message: Some("device-kubelet is posting ready status".to_owned()),
+            ..NodeCondition::default()
+        });
     }
-    wanted.entry("Ready".to_owned()).or_insert_with(|| NodeCondition {
-        type_: "Ready".to_owned(),
-        status: "True".to_owned(),
-        reason: Some("KubeletReady".to_owned()),
-        message: Some("device-kubelet is posting ready status".to_owned()),
-        ..NodeCondition::default()
-    });
     // Written when it is true, and to take it back: a fleet without clones does not carry it around.
     if additions.identity_conflict || node.condition(IDENTITY_CONFLICT).is_some() {
-        wanted.insert(IDENTITY_CONFLICT.to_owned(), identity_conflict(additions.identity_conflict));
+        want(identity_conflict(additions.identity_conflict));
     }
     let now = Time(now);
-    let mut conditions: Vec<NodeCondition> = wanted.into_values().collect();
     for condition in &mut conditions {
         let observed = node.condition(&condition.type_);
         condition.last_transition_time = match observed {
