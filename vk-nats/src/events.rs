@@ -1,7 +1,8 @@
 //! Events of devices, written as their nodes.
 //!
-//! An Event's name follows from the device and the record's id, so sending a record again does not double
-//! it: the second attempt finds it there and at most raises its count.
+//! An Event's name follows from the device, the record's id and when it began, so sending a record again does
+//! not double it, and a repetition raises the count of the Event that is there. Names sort by time, as a
+//! kubelet's do: `kubectl describe` shows Events of one second in the order of their names.
 
 use fleet_wire::{
     message::{EventRecord, EventType, EventsAck, EventsReport, Refusal, RefusalCode},
@@ -9,10 +10,14 @@ use fleet_wire::{
 };
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::identity::{ApiError, Call, JSON, Lane, MERGE_PATCH, NodeClient};
+use crate::{
+    identity::{ApiError, Call, JSON, Lane, MERGE_PATCH, NodeClient},
+    pods::Pods,
+};
 
 /// `reportingComponent`; `source.component` stays `kubelet`, by which people and tools select.
 pub const REPORTER: &str = "device-kubelet";
@@ -20,6 +25,10 @@ pub const REPORTER: &str = "device-kubelet";
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(2);
 /// Longest message that the API server takes, in bytes.
 const MAX_MESSAGE: usize = 1024;
+/// Lists of containers in a pod's spec.
+pub const CONTAINERS: &str = "containers";
+const INIT_CONTAINERS: &str = "initContainers";
+const NANOS_OF_MILLI: u64 = 1_000_000;
 
 /// Writes a report's events, oldest first.
 ///
@@ -27,6 +36,7 @@ const MAX_MESSAGE: usize = 1024;
 /// A refusal when the API server does not answer now: the device sends all of them again.
 pub async fn write(
     client: &NodeClient,
+    pods: &Pods,
     device: &DeviceName,
     report: &EventsReport,
 ) -> Result<EventsAck, Refusal> {
@@ -36,7 +46,8 @@ pub async fn write(
         tracing::warn!(%device, dropped = report.dropped, "the device dropped events while it was away");
     }
     for record in &report.events {
-        match write_one(client, device, record, offset).await {
+        let pod = record.pod.as_ref().and_then(|key| pods.of_device(device, &key.uid));
+        match write_one(client, device, record, list(pod.as_deref(), record), offset).await {
             Ok(()) => {}
             // Namespaces end, and what is wrong with an Event stays wrong.
             Err(
@@ -54,7 +65,7 @@ pub async fn write(
     Ok(ack)
 }
 
-/// Writes one event.
+/// Writes one event. `list` is where the pod's spec has its container.
 ///
 /// # Errors
 /// See [`ApiError`].
@@ -62,25 +73,40 @@ pub async fn write_one(
     client: &NodeClient,
     device: &DeviceName,
     record: &EventRecord,
+    list: &str,
     offset: SignedDuration,
 ) -> Result<(), ApiError> {
-    let event = event(device, record, offset);
+    let event = event(device, record, list, offset);
     let path = format!("/api/v1/namespaces/{}/events", namespace(record));
+    let patch = json!({
+        "count": event["count"],
+        "lastTimestamp": event["lastTimestamp"],
+        "message": event["message"],
+    });
+    let raise = async || {
+        let path = format!("{path}/{}", name(device, record));
+        let call = Call::new("patch events", Lane::Event, Method::PATCH, path, MERGE_PATCH, &patch);
+        client.send(device, call).await.map(|_| ())
+    };
+    // A repetition is most likely there. Events end after an hour: then it begins again.
+    if record.count > 1 {
+        match raise().await {
+            Err(ApiError::Gone { .. }) => {}
+            result => return result,
+        }
+    }
     let create = Call::new("create events", Lane::Event, Method::POST, path.clone(), JSON, &event);
     match client.send(device, create).await {
-        Ok(_) => Ok(()),
-        Err(ApiError::AlreadyExists { .. }) => {
-            let patch = json!({
-                "count": event["count"],
-                "lastTimestamp": event["lastTimestamp"],
-                "message": event["message"],
-            });
-            let path = format!("{path}/{}", name(device, record));
-            let call = Call::new("patch events", Lane::Event, Method::PATCH, path, MERGE_PATCH, &patch);
-            client.send(device, call).await.map(|_| ())
-        }
-        Err(error) => Err(error),
+        Err(ApiError::AlreadyExists { .. }) => raise().await,
+        result => result.map(|_| ()),
     }
+}
+
+/// Where the spec of the record's pod has its container.
+fn list(pod: Option<&Pod>, record: &EventRecord) -> &'static str {
+    let (Some(pod), Some(container)) = (pod, &record.container) else { return CONTAINERS };
+    let mut init = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    if init.any(|init| init.name == container.as_str()) { INIT_CONTAINERS } else { CONTAINERS }
 }
 
 /// What has to be added to a device's times.
@@ -101,13 +127,16 @@ fn name(device: &DeviceName, record: &EventRecord) -> String {
     hash.update(b"\n");
     hash.update(record.id.as_bytes());
     let digest = hash.finalize();
-    let suffix: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let unique = digest[..8].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    // As a kubelet's: nanoseconds of the first time. What a device's clock does not tell of them tells apart.
+    let millis = u64::try_from(record.first).unwrap_or(0);
+    let nanos = millis.wrapping_mul(NANOS_OF_MILLI).wrapping_add(unique % NANOS_OF_MILLI);
     // 253 characters are a name's limit; names are ASCII.
-    format!("{}.{suffix}", object[..object.len().min(236)].trim_end_matches(['.', '-']))
+    format!("{}.{nanos:016x}", object[..object.len().min(236)].trim_end_matches(['.', '-']))
 }
 
 /// The Event as it is created.
-pub fn event(device: &DeviceName, record: &EventRecord, offset: SignedDuration) -> Value {
+pub fn event(device: &DeviceName, record: &EventRecord, list: &str, offset: SignedDuration) -> Value {
     let time = |millis: i64| {
         let corrected = Timestamp::from_millisecond(millis)
             .and_then(|time| time.checked_add(offset))
@@ -124,7 +153,7 @@ pub fn event(device: &DeviceName, record: &EventRecord, offset: SignedDuration) 
                 "uid": pod.uid,
             });
             if let Some(container) = &record.container {
-                object["fieldPath"] = json!(format!("spec.containers{{{container}}}"));
+                object["fieldPath"] = json!(format!("spec.{list}{{{container}}}"));
             }
             object
         }

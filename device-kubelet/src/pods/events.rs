@@ -1,7 +1,7 @@
 //! Events on their way up: counted, bounded, kept until they are acknowledged.
 //!
-//! A repetition raises the count of the event that still waits. One that was handed out is not touched any more;
-//! its repetition is a new record (with an id of its own) that continues the count and keeps the first time.
+//! A repetition is the same event again: it keeps the id and the first time and raises the count, also of one that
+//! was written long ago. So there is one Event in the API that says how often, as with a kubelet.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -23,6 +23,8 @@ pub const CAPACITY: usize = 1000;
 /// How long a repetition continues an earlier count.
 const REMEMBERED_MILLIS: i64 = 10 * 60 * 1000;
 const REMEMBERED: usize = 500;
+/// How far `first` may run ahead of the clock to keep events in order; further, the clock was put back.
+const CROWD_MILLIS: i64 = 1000;
 
 /// The queue.
 pub struct EventQueue {
@@ -34,8 +36,11 @@ pub struct EventQueue {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<(NewEvent, EventRecord)>,
+    /// By id; of an event that was repeated meanwhile, the newest.
     offered: BTreeMap<String, EventRecord>,
     order: u64,
+    /// The last `first` that was given.
+    first: i64,
     dropped: u64,
     /// By hash: the events themselves would take half a kilobyte each, for every pod there was lately.
     recent: HashMap<u64, Seen>,
@@ -44,6 +49,7 @@ struct State {
 
 #[derive(Clone, Copy)]
 struct Seen {
+    order: u64,
     count: u32,
     first: i64,
     last: i64,
@@ -69,11 +75,16 @@ impl EventQueue {
     fn record_at(&self, event: NewEvent, now: i64) {
         let mut state = self.state();
         let hash = state.hash.hash_one(&event);
-        let seen = match state.recent.get(&hash) {
-            Some(seen) if now.saturating_sub(seen.last) <= REMEMBERED_MILLIS => {
-                Seen { count: seen.count.saturating_add(1), first: seen.first, last: now }
+        let known = state.recent.get(&hash).copied();
+        let seen = match known.filter(|seen| now.saturating_sub(seen.last) <= REMEMBERED_MILLIS) {
+            Some(seen) => Seen { count: seen.count.saturating_add(1), last: now, ..seen },
+            None => {
+                state.order += 1;
+                // Two of one millisecond are shown in the order in which they came.
+                let crowded = (0..CROWD_MILLIS).contains(&state.first.saturating_sub(now));
+                state.first = if crowded { state.first.saturating_add(1) } else { now };
+                Seen { order: state.order, count: 1, first: state.first, last: now.max(state.first) }
             }
-            _ => Seen { count: 1, first: now, last: now },
         };
         if state.recent.len() >= REMEMBERED {
             state.recent.retain(|_, seen| now.saturating_sub(seen.last) <= REMEMBERED_MILLIS);
@@ -93,9 +104,8 @@ impl EventQueue {
             }
             state.dropped += 1;
         }
-        state.order += 1;
         let record = EventRecord {
-            id: format!("{}-{:012}", self.prefix, state.order),
+            id: format!("{}-{:012}", self.prefix, seen.order),
             pod: event.pod.clone(),
             container: event.container.clone(),
             type_: if event.warning { EventType::Warning } else { EventType::Normal },
@@ -136,7 +146,9 @@ impl EventQueue {
     pub fn acknowledge(&self, report: &EventsReport) {
         let mut state = self.state();
         for event in &report.events {
-            state.offered.remove(&event.id);
+            if state.offered.get(&event.id).is_some_and(|offered| offered.count == event.count) {
+                state.offered.remove(&event.id);
+            }
         }
         state.dropped = state.dropped.saturating_sub(report.dropped);
     }
@@ -153,20 +165,51 @@ mod tests {
     }
 
     #[test]
-    fn repetitions_are_counted_and_what_was_handed_out_stays_as_it_is() {
+    fn a_repetition_is_the_same_event_with_a_higher_count() {
         let queue = EventQueue::default();
         queue.record_at(event("BackOff"), 1000);
         queue.record_at(event("BackOff"), 2000);
         let first = queue.offer(10).unwrap();
         assert_eq!((first.events.len(), first.events[0].count), (1, 2));
         queue.record_at(event("BackOff"), 3000);
-        assert_eq!(queue.offer(1).unwrap().events, first.events);
+        let both = queue.offer(1).unwrap();
+        assert_eq!(both.events, first.events, "what was handed out is offered until it is acknowledged");
         queue.acknowledge(&first);
         let second = queue.offer(10).unwrap();
-        assert_eq!((second.events[0].count, second.events[0].first), (3, 1000));
-        assert_ne!(second.events[0].id, first.events[0].id);
+        let (again, first) = (&second.events[0], &first.events[0]);
+        assert_eq!((&again.id, again.count, again.first, again.last), (&first.id, 3, 1000, 3000));
         queue.acknowledge(&second);
         assert!(queue.offer(10).is_none());
+        queue.record_at(event("BackOff"), 3000 + REMEMBERED_MILLIS + 1);
+        let later = queue.offer(10).unwrap();
+        assert_eq!(later.events[0].count, 1);
+        assert_ne!(later.events[0].id, first.id);
+    }
+
+    #[test]
+    fn what_was_repeated_while_it_was_written_is_written_again() {
+        let queue = EventQueue::default();
+        queue.record_at(event("BackOff"), 1000);
+        let first = queue.offer(10).unwrap();
+        queue.record_at(event("BackOff"), 2000);
+        let second = queue.offer(10).unwrap();
+        assert_eq!((second.events.len(), second.events[0].count), (1, 2));
+        queue.acknowledge(&first);
+        assert_eq!(queue.offer(10).unwrap().events, second.events);
+        queue.acknowledge(&second);
+        assert!(queue.offer(10).is_none());
+    }
+
+    #[test]
+    fn events_of_one_moment_keep_their_order_and_a_clock_that_was_put_back_is_believed() {
+        let queue = EventQueue::default();
+        for (reason, now) in [("Pulled", 5000), ("Created", 5000), ("Started", 5001), ("Killing", 1000)] {
+            queue.record_at(event(reason), now);
+        }
+        let report = queue.offer(10).unwrap();
+        let firsts: Vec<i64> = report.events.iter().map(|event| event.first).collect();
+        assert_eq!(firsts, [5000, 5001, 5002, 1000]);
+        assert!(report.events.iter().all(|event| event.last >= event.first));
     }
 
     #[test]

@@ -26,7 +26,7 @@ fn record() -> EventRecord {
 
 #[test]
 fn an_event_of_a_container_looks_like_a_kubelets() {
-    let event = event(&device(), &record(), SignedDuration::ZERO);
+    let event = event(&device(), &record(), CONTAINERS, SignedDuration::ZERO);
     let name = event["metadata"]["name"].as_str().unwrap();
     assert!(name.starts_with("front-x2.") && name.len() == "front-x2.".len() + 16, "{name}");
     assert_eq!(event["metadata"]["namespace"], "web");
@@ -41,8 +41,8 @@ fn an_event_of_a_container_looks_like_a_kubelets() {
 }
 
 #[test]
-fn the_name_follows_from_device_and_id_alone() {
-    let again = EventRecord { count: 9, message: "other".to_owned(), ..record() };
+fn a_repetition_has_the_name_of_the_first() {
+    let again = EventRecord { count: 9, last: 1_800_000_000_000, message: "other".to_owned(), ..record() };
     assert_eq!(name(&device(), &record()), name(&device(), &again));
     let next = EventRecord { id: "18".to_owned(), ..record() };
     assert_ne!(name(&device(), &record()), name(&device(), &next));
@@ -50,9 +50,41 @@ fn the_name_follows_from_device_and_id_alone() {
 }
 
 #[test]
+fn names_sort_by_time_as_a_kubelets_do() {
+    let at = |first: i64, id: &str| name(&device(), &EventRecord { first, id: id.to_owned(), ..record() });
+    let mut names: Vec<String> =
+        (0..50).map(|milli| at(1_700_000_000_000 + milli, &format!("{}", 99 - milli))).collect();
+    let sorted = names.clone();
+    names.sort();
+    assert_eq!(names, sorted);
+    assert_eq!(at(i64::MIN, "1").len(), at(1_700_000_000_000, "1").len());
+}
+
+#[test]
+fn an_event_of_an_init_container_points_to_its_list() {
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": { "namespace": "web", "name": "front-x2", "uid": "8a0b" },
+        "spec": { "initContainers": [{ "name": "setup" }], "containers": [{ "name": "nginx" }] },
+    }))
+    .unwrap();
+    let list = |container: &str| {
+        list(Some(&pod), &EventRecord { container: Some(container.parse().unwrap()), ..record() })
+    };
+    assert_eq!(list("setup"), INIT_CONTAINERS);
+    assert_eq!(list("nginx"), CONTAINERS);
+    let setup = EventRecord { container: Some("setup".parse().unwrap()), ..record() };
+    let event = event(&device(), &setup, INIT_CONTAINERS, SignedDuration::ZERO);
+    assert_eq!(event["involvedObject"]["fieldPath"], "spec.initContainers{setup}");
+}
+
+#[test]
 fn a_node_is_its_own_uid_in_the_default_namespace() {
-    let event =
-        event(&device(), &EventRecord { pod: None, container: None, ..record() }, SignedDuration::ZERO);
+    let event = event(
+        &device(),
+        &EventRecord { pod: None, container: None, ..record() },
+        CONTAINERS,
+        SignedDuration::ZERO,
+    );
     assert_eq!(event["involvedObject"], json!({ "kind": "Node", "name": "pi-7", "uid": "pi-7" }));
     assert_eq!(event["metadata"]["namespace"], "default");
 }
@@ -64,7 +96,7 @@ fn times_of_a_device_whose_clock_is_off_are_corrected() {
     let offset = clock_offset(hour_slow, now);
     assert_eq!(offset, SignedDuration::from_hours(1));
     let record = EventRecord { first: hour_slow - 60_000, last: hour_slow, ..record() };
-    let event = event(&device(), &record, offset);
+    let event = event(&device(), &record, CONTAINERS, offset);
     assert_eq!(event["firstTimestamp"], "2026-11-21T11:59:00Z");
     assert_eq!(event["lastTimestamp"], "2026-11-21T12:00:00Z");
     assert_eq!(clock_offset(now.as_millisecond() - 900, now), SignedDuration::ZERO);
@@ -76,7 +108,7 @@ fn long_names_and_messages_are_cut() {
     let mut record = record();
     record.pod.as_mut().unwrap().name = format!("{}.b", "a".repeat(63)).repeat(1).parse().unwrap();
     record.message = "ä".repeat(4000);
-    let event = event(&device(), &record, SignedDuration::ZERO);
+    let event = event(&device(), &record, CONTAINERS, SignedDuration::ZERO);
     assert!(event["metadata"]["name"].as_str().unwrap().len() <= 253);
     assert!(event["message"].as_str().unwrap().len() <= MAX_MESSAGE);
 }

@@ -168,7 +168,9 @@ impl Actor {
         };
         let (client, device) = (self.context.client.clone(), self.device.clone());
         self.work.spawn(async move {
-            if let Err(error) = events::write_one(&client, &device, &record, SignedDuration::ZERO).await {
+            if let Err(error) =
+                events::write_one(&client, &device, &record, events::CONTAINERS, SignedDuration::ZERO).await
+            {
                 tracing::warn!(%device, %error, "the event about the old incarnation was not written");
             }
             Done::Told

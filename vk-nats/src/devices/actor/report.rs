@@ -87,9 +87,9 @@ impl Actor {
         if self.busy(&asked).await {
             return;
         }
-        let (client, device) = (self.context.client.clone(), self.device.clone());
+        let (context, device) = (Arc::clone(&self.context), self.device.clone());
         self.work.spawn(async move {
-            let write = Box::pin(events::write(&client, &device, &report));
+            let write = Box::pin(events::write(&context.client, &context.pods, &device, &report));
             let result = tokio::time::timeout(ANSWER_WITHIN, write).await.unwrap_or_else(|_| {
                 Err(Refusal::new(RefusalCode::Unavailable, "the API server did not take them in time"))
             });
