@@ -42,7 +42,9 @@ use crate::{
     link::{self, Link, LinkError, LinkSettings, metrics::LinkMetrics, until},
     local::{AgentStatus, Answers, ConditionStatus, LocalError, LocalServer, NatsStatus, SessionStatus},
     node::{self, Inventory, host::HostFiles},
-    pods::{Durability, PodSummary, Pods, PodsError, PodsSettings, admission::capacity::Allocatable},
+    pods::{
+        Durability, NewEvent, PodSummary, Pods, PodsError, PodsSettings, admission::capacity::Allocatable,
+    },
     runtime::Runtime,
     settings::{RuntimeKind, Settings},
 };
@@ -143,6 +145,13 @@ async fn start(
     let inventory = Inventory::new(HostFiles::system(), &settings.data_dir, settings.max_pods);
     let pods_settings = pods_settings(&settings, &device, inventory.allocatable());
     let pods = Pods::start(Arc::clone(&runtime), pods_settings, shutdown.token()).await?;
+    pods.record_event(NewEvent {
+        pod: None,
+        container: None,
+        warning: false,
+        reason: "Starting".to_owned(),
+        message: "Starting kubelet.".to_owned(),
+    });
 
     let mut registry = Registry::default();
     let metrics = LinkMetrics::register(&mut registry);

@@ -7,6 +7,7 @@
 //! | `store` | which Nodes are there? |
 //! | `watch` | fills the store, starts and ends the devices' actors |
 //! | `status` | what has to be written into `Node.status`? |
+//! | `transitions` | which Events does a change of it make? |
 //! | `lease` | when is the Node's Lease renewed, and with what? |
 //!
 //! Nodes are made by enrollment. Nothing here creates or deletes one.
@@ -16,6 +17,7 @@ pub mod lease;
 mod port;
 pub mod status;
 mod store;
+pub mod transitions;
 mod watch;
 
 pub use device_node::{DeviceNode, NotADevice};

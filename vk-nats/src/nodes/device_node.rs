@@ -31,6 +31,8 @@ pub struct DeviceNode {
     pub settings: NodeSettings,
     /// Port in `status.daemonEndpoints`, if there is one.
     pub published_port: Option<u16>,
+    /// `spec.unschedulable`: it was cordoned.
+    pub unschedulable: bool,
     /// Labels; arch and OS are ours to set.
     pub labels: BTreeMap<String, String>,
     /// The status, without images.
@@ -105,6 +107,7 @@ impl DeviceNode {
             rotate: annotation(ROTATE_KEYS).filter(|value| !value.is_empty() && value.len() <= 256),
             settings: NodeSettings { report_pod_ip: annotation(REPORT_POD_IP).as_deref() == Some("true") },
             published_port,
+            unschedulable: node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true),
             labels,
             status,
         })

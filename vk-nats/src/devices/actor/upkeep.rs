@@ -2,22 +2,28 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fleet_wire::message::RefusalCode;
-use jiff::Timestamp;
+use fleet_wire::message::{EventRecord, EventType, RefusalCode};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::NodeStatus;
 use tokio::time::Instant;
 
 use super::{Actor, Done};
 use crate::{
     devices::directory::Settings,
+    events,
     identity::{ApiError, Call, Lane, NodeClient, STRATEGIC_MERGE_PATCH},
-    nodes::{self, lease, status},
+    nodes::{
+        self, lease, status,
+        transitions::{Told, Transition, transitions},
+    },
 };
 
 /// Writes of one Node's status are at least this far apart: what the watch shows lags behind the last.
 const STATUS_PACE: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
+/// Events of Nodes give way to what makes Nodes ready: for each connected device they wait so much longer.
+const EVENT_SPREAD: Duration = Duration::from_millis(15);
 
 /// What is due when.
 #[derive(Debug)]
@@ -34,6 +40,10 @@ pub(super) struct Upkeep {
     retry: Duration,
     lease_due: Option<Instant>,
     leasing: bool,
+    /// What the write on its way changes, to be told when it was taken.
+    news: Vec<Transition>,
+    told: Told,
+    unschedulable: bool,
 }
 
 impl Upkeep {
@@ -50,6 +60,9 @@ impl Upkeep {
             retry: FIRST_RETRY,
             lease_due: None,
             leasing: false,
+            news: Vec::new(),
+            told: Told::default(),
+            unschedulable: false,
         }
     }
 
@@ -102,6 +115,7 @@ impl Actor {
         }
         if self.upkeep.alive {
             self.upkeep.due_status(now);
+            self.look_at_cordon(&node);
         }
         self.keys.look(node.rotate.as_deref(), now);
         // The owner's settings travel with the desired set.
@@ -171,6 +185,7 @@ impl Actor {
         };
         self.upkeep.writing = true;
         self.upkeep.wrote_at = Some(now);
+        self.upkeep.news = transitions(&node, report);
         let report = Arc::clone(report);
         let client = self.context.client.clone();
         self.work.spawn(async move {
@@ -179,9 +194,58 @@ impl Actor {
         });
     }
 
+    /// As a kubelet, which takes a Node for schedulable when it starts.
+    fn look_at_cordon(&mut self, node: &nodes::DeviceNode) {
+        if std::mem::replace(&mut self.upkeep.unschedulable, node.unschedulable) != node.unschedulable {
+            self.tell(vec![Transition::schedulable(node)]);
+        }
+    }
+
+    /// Records Events of the Node. One that cannot be written is lost, as with a kubelet.
+    fn tell(&mut self, news: Vec<Transition>) {
+        if news.is_empty() {
+            return;
+        }
+        let (context, device) = (Arc::clone(&self.context), self.device.clone());
+        let now = Timestamp::now().as_millisecond();
+        let fleet = u32::try_from(context.metrics.devices_connected.get()).unwrap_or(0);
+        let wait = (EVENT_SPREAD * fleet).mul_f64(rand::random_range(0.0..1.0));
+        self.paced.spawn(async move {
+            tokio::time::sleep(wait).await;
+            for (at, Transition { warning, reason, message }) in (now..).zip(news) {
+                let record = EventRecord {
+                    id: format!("{reason}-{at}"),
+                    pod: None,
+                    container: None,
+                    type_: if warning { EventType::Warning } else { EventType::Normal },
+                    reason: reason.to_owned(),
+                    message,
+                    count: 1,
+                    first: at,
+                    last: at,
+                };
+                let write = Box::pin(events::write_one(
+                    &context.client,
+                    &device,
+                    &record,
+                    events::CONTAINERS,
+                    SignedDuration::ZERO,
+                ));
+                if let Err(error) = write.await {
+                    tracing::debug!(%device, reason, %error, "an event of the Node was not written");
+                }
+            }
+        });
+    }
+
     pub(super) fn node_written(&mut self, result: Result<(), ApiError>, report: Arc<NodeStatus>) {
         let now = Instant::now();
         self.upkeep.writing = false;
+        let found = std::mem::take(&mut self.upkeep.news);
+        if result.is_ok() {
+            let news = self.upkeep.told.news(found, now);
+            self.tell(news);
+        }
         match result {
             Ok(()) => {
                 self.upkeep.retry = FIRST_RETRY;
