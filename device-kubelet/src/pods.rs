@@ -25,6 +25,7 @@ pub mod desired;
 pub mod env;
 mod erasure;
 pub mod events;
+pub mod given;
 mod last_words;
 mod launch;
 pub mod machine;

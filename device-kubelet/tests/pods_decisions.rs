@@ -140,6 +140,7 @@ impl Scene {
             waiting: &BTreeMap::new(),
             last_words: &BTreeMap::new(),
             report_pod_ip: true,
+            host_ip: None,
             now: Timestamp::from_second(now).unwrap(),
             ending,
             ended: ending,
@@ -309,6 +310,7 @@ fn a_waiting_reason_moves_the_end_into_the_last_state() {
         waiting: &BTreeMap::from([("main0".to_owned(), waiting)]),
         last_words: &BTreeMap::from([(ContainerId("a".to_owned()), "out of cheese".to_owned())]),
         report_pod_ip: false,
+        host_ip: None,
         now: Timestamp::UNIX_EPOCH,
         ending: false,
         ended: false,
@@ -324,4 +326,33 @@ fn a_waiting_reason_moves_the_end_into_the_last_state() {
         (&json["restartCount"], &json["ready"], &json["started"]),
         (&json!(2), &json!(false), &json!(false))
     );
+}
+
+#[test]
+fn a_pod_on_the_devices_network_has_its_address_where_addresses_are_told() {
+    let tell = |host_network: bool, host_ip: Option<&str>| {
+        let mut desired = desired("Always", &[], 1, false);
+        desired.spec.host_network = Some(host_network);
+        let mut sandbox = sandbox(true);
+        sandbox.ips = if host_network { Vec::new() } else { vec!["10.88.0.7".to_owned()] };
+        let status = pod_status(&View {
+            desired: &desired,
+            observed: &Observed::new(Some(sandbox), Vec::new()),
+            previous: &PodStatus::default(),
+            waiting: &BTreeMap::new(),
+            last_words: &BTreeMap::new(),
+            report_pod_ip: host_ip.is_some(),
+            host_ip,
+            now: Timestamp::UNIX_EPOCH,
+            ending: false,
+            ended: false,
+            verdict: None,
+            rejected: false,
+        });
+        (status.host_ip, status.pod_ip)
+    };
+    let address = |text: &str| Some(text.to_owned());
+    assert_eq!(tell(true, Some("192.0.2.7")), (address("192.0.2.7"), address("192.0.2.7")));
+    assert_eq!(tell(false, Some("192.0.2.7")), (address("192.0.2.7"), address("10.88.0.7")));
+    assert_eq!(tell(true, None), (None, None));
 }

@@ -204,7 +204,8 @@ async fn an_image_that_does_not_exist_is_tried_again_less_and_less_often() {
     assert_eq!(status.phase.as_deref(), Some("Pending"));
     let status = device.until_waiting("u1", "ImagePullBackOff").await;
     let message = state(&status).waiting.as_ref().unwrap().message.clone().unwrap();
-    assert_eq!(message, "Back-off pulling image \"busybox:1\"");
+    let why = "Back-off pulling image \"busybox:1\": ErrImagePull: ";
+    assert!(message.starts_with(why) && message.len() > why.len(), "{message}");
     device.until_waiting("u1", "ErrImagePull").await;
     let reasons = device.reasons().await;
     for reason in ["Pulling", "Failed", "BackOff"] {
@@ -372,4 +373,45 @@ async fn a_deadline_ends_a_pod() {
     device.until_phase("u1", "Running").await;
     let status = device.until_phase("u1", "Failed").await;
     assert_eq!(status.reason.as_deref(), Some("DeadlineExceeded"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_beyond_its_deadline_is_over_when_nothing_of_it_runs_and_says_so_once() {
+    let mut device = Device::with_image("busybox:1").await;
+    let mut wanted = simple("web", "u1", "Always", &["sh", "-c", "trap '' TERM; sleep infinity"]);
+    wanted["pod"]["spec"]["activeDeadlineSeconds"] = json!(30);
+    wanted["pod"]["spec"]["terminationGracePeriodSeconds"] = json!(20);
+    device.apply(wanted).await;
+    device.until_phase("u1", "Failed").await;
+    for report in device.history.lock().unwrap().iter() {
+        let runs = main_status(&report.status).state.as_ref().unwrap().running.is_some();
+        let over = report.status.phase.as_deref() == Some("Failed") || report.status.reason.is_some();
+        assert!(!(runs && over), "{:#?}", report.status);
+    }
+    let events = device.events().await;
+    let told: Vec<_> = events.iter().filter(|event| event.reason == "DeadlineExceeded").collect();
+    assert_eq!(told.len(), 1, "{events:#?}");
+    assert_eq!(told[0].message, "Pod was active on the node longer than the specified deadline");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_says_what_it_was_given() {
+    let mut device = Device::with_image("busybox:1").await;
+    let mut wanted = simple("web", "u1", "Always", FOREVER);
+    wanted["pod"]["spec"]["volumes"] = json!([{ "name": "tmp", "emptyDir": {} }]);
+    wanted["pod"]["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "tmp", "mountPath": "/tmp" }]);
+    wanted["pod"]["spec"]["containers"][0]["resources"] = json!({ "requests": { "cpu": "10m" } });
+    device.apply(wanted).await;
+    let status = device.until_phase("u1", "Running").await;
+    let told = json!(main_status(&status));
+    assert_eq!(told["volumeMounts"], json!([{ "name": "tmp", "mountPath": "/tmp" }]));
+    assert_eq!(told["resources"], json!({ "requests": { "cpu": "10m" } }));
+    assert_eq!(told["allocatedResources"], json!({ "cpu": "10m" }));
+    let messages: Vec<_> = device.events().await.into_iter().map(|event| event.message).collect();
+    let expected = [
+        "Container image \"busybox:1\" already present on machine and can be accessed by the pod",
+        "Container created",
+        "Container started",
+    ];
+    assert!(messages.ends_with(&expected.map(str::to_owned)), "{messages:#?}");
 }

@@ -10,6 +10,7 @@ use k8s_openapi::{
 use super::{
     desired::{Desired, container_hash},
     env::{EnvError, Surroundings, environment, expand},
+    given::{IMAGE_LABEL, by_digest},
     observed::HASH_LABEL,
     qos, quantity,
 };
@@ -122,8 +123,15 @@ impl Ingredients<'_> {
             stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
             log_path: self.dirs.log(&container.name, attempt),
             log_max_bytes: self.log_limits.max_bytes,
-            labels: BTreeMap::from([(HASH_LABEL.to_owned(), container_hash(container))]),
+            labels: [(HASH_LABEL.to_owned(), container_hash(container))]
+                .into_iter()
+                .chain(self.image_by_digest(container).map(|image| (IMAGE_LABEL.to_owned(), image)))
+                .collect(),
         })
+    }
+
+    fn image_by_digest(&self, container: &Container) -> Option<String> {
+        by_digest(self.image, container.image.as_deref().unwrap_or_default())
     }
 
     fn mount(

@@ -118,6 +118,8 @@ pub struct Memory {
     pub retries: BTreeMap<String, Mono>,
     /// Back-off of image pulls, by image.
     pub pulls: BackOffs,
+    /// Why the last pull failed, by image.
+    pub pull_errors: BTreeMap<String, String>,
     /// Crash back-off.
     pub crashes: BackOffs,
     /// When containers ended.
@@ -158,6 +160,8 @@ pub struct PodContext {
 
 /// Grace for pods that are gone from the API: whoever deleted them did not want to wait.
 const FORCED_GRACE_SECONDS: u64 = 2;
+/// The pod ran longer than it may.
+const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
 
 impl PodContext {
     /// A context for a pod, with what is seen of it.
@@ -218,7 +222,7 @@ impl PodContext {
         let deadline = self.active_deadline()?;
         (self.shared.clock.mono() >= deadline).then(|| {
             Ending::Verdict(Verdict {
-                reason: "DeadlineExceeded".to_owned(),
+                reason: DEADLINE_EXCEEDED.to_owned(),
                 message: "Pod was active on the node longer than the specified deadline".to_owned(),
             })
         })
@@ -376,6 +380,7 @@ impl PodContext {
             _ => None,
         };
         let report_pod_ip = self.orders.borrow().node.report_pod_ip;
+        let host_ip = report_pod_ip.then(|| self.shared.host_ip().to_string());
         let status = S::status(&View {
             desired: &self.desired,
             observed: &self.observed,
@@ -383,6 +388,7 @@ impl PodContext {
             waiting: &self.memory.waiting,
             last_words: &self.memory.last_words,
             report_pod_ip,
+            host_ip: host_ip.as_deref(),
             now: self.shared.clock.wall(),
             ending: S::PHASE.is_ending(),
             ended: S::PHASE.is_ended(),
@@ -474,6 +480,11 @@ impl PodContext {
         let finished = matches!(self.record.ending, Some(Ending::Verdict(_)));
         // A verdict stays in the status when the pod is deleted later; the order says that it is deleted.
         if !finished {
+            if let Ending::Verdict(verdict) = &ending
+                && verdict.reason == DEADLINE_EXCEEDED
+            {
+                self.event_once(false, DEADLINE_EXCEEDED, verdict.message.clone());
+            }
             self.record.ending = Some(ending);
         }
         self.save_later();

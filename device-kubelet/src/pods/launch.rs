@@ -76,7 +76,7 @@ async fn try_start(pod: &mut PodContext, desired: &Desired, container: &Containe
     prune(pod, name, attempt).await;
     match pod.shared.runtime.start_container(&id).await {
         Ok(()) => {
-            pod.event(Some(name), false, "Started", format!("Started container {name}"));
+            pod.event(Some(name), false, "Started", "Container started");
             Ok(())
         }
         Err(error) => {
@@ -101,11 +101,15 @@ async fn create(
 ) -> Result<ContainerId, Trouble> {
     let name = container.name.as_str();
     let ips = pod.observed.sandbox.as_ref().map(|sandbox| sandbox.ips.clone()).unwrap_or_default();
+    let mut surroundings = pod.shared.surroundings(&ips);
+    if desired.spec.host_network == Some(true) {
+        surroundings.pod_ips = vec![surroundings.host_ip.clone()];
+    }
     let ingredients = Ingredients {
         desired,
         volumes: &pod.volumes,
         dirs: &pod.dirs,
-        surroundings: &pod.shared.surroundings(&ips),
+        surroundings: &surroundings,
         image,
         log_limits: pod.shared.settings.log_limits,
     };
@@ -120,7 +124,7 @@ async fn create(
         .create_container(&sandbox, spec)
         .await
         .map_err(|error| create_failed(pod, name, &error))?;
-    pod.event(Some(name), false, "Created", format!("Created container: {name}"));
+    pod.event(Some(name), false, "Created", "Container created");
     Ok(id)
 }
 
@@ -180,7 +184,9 @@ async fn ensure_image(
     })?;
     match (policy, present) {
         (PullPolicy::IfNotPresent | PullPolicy::Never, Some(present)) => {
-            let message = format!("Container image \"{asked}\" already present on machine");
+            let message = format!(
+                "Container image \"{asked}\" already present on machine and can be accessed by the pod"
+            );
             pod.event(Some(name), false, "Pulled", message);
             return Ok(present);
         }
@@ -194,6 +200,11 @@ async fn ensure_image(
     if let Some(held) = pod.memory.pulls.held(&reference, clock.mono()) {
         let message = format!("Back-off pulling image \"{asked}\"");
         pod.event(Some(name), false, "BackOff", message.clone());
+        // Why it failed stays to be read: `kubectl get pod` shows no Events.
+        let message = match pod.memory.pull_errors.get(&reference) {
+            Some(error) => format!("{message}: ErrImagePull: {error}"),
+            None => message,
+        };
         return Err(refuse(pod, "ImagePullBackOff", message, held.until));
     }
     let pulled = pull(pod, desired, name, asked, &image).await;
@@ -201,13 +212,15 @@ async fn ensure_image(
     match pulled {
         Ok(image) => {
             pod.memory.pulls.forget(&reference);
+            pod.memory.pull_errors.remove(&reference);
             Ok(image)
         }
         Err(error) => {
             pod.memory.pulls.lengthen(&reference, now, now);
-            let message = format!("Failed to pull image \"{asked}\": {error}");
-            pod.event(Some(name), true, "Failed", message);
-            Err(refuse(pod, "ErrImagePull", error.to_string(), now.after(FRESH_FAILURE)))
+            let error = error.to_string();
+            pod.event(Some(name), true, "Failed", format!("Failed to pull image \"{asked}\": {error}"));
+            pod.memory.pull_errors.insert(reference, error.clone());
+            Err(refuse(pod, "ErrImagePull", error, now.after(FRESH_FAILURE)))
         }
     }
 }

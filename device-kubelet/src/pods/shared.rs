@@ -40,12 +40,17 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// The device's address.
+    pub fn host_ip(&self) -> IpAddr {
+        self.settings.host_ip.unwrap_or_else(default_route_address)
+    }
+
     /// What the downward API can tell.
     pub fn surroundings(&self, pod_ips: &[String]) -> Surroundings {
         let info = rustix::system::sysinfo();
         Surroundings {
             node_name: self.settings.device.as_str().to_owned(),
-            host_ip: self.settings.host_ip.unwrap_or_else(default_route_address).to_string(),
+            host_ip: self.host_ip().to_string(),
             pod_ips: pod_ips.to_vec(),
             cpus: std::thread::available_parallelism().map_or(1, |count| count.get() as u64),
             memory: (info.totalram as u64).saturating_mul(u64::from(info.mem_unit)),

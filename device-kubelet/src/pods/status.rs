@@ -4,8 +4,9 @@
 //! counts, last states, a container that completed and was removed).
 //!
 //! **Not yet here.** Probes come with a later issue: a running container counts as started and ready, and a pod
-//! that asks for probes gets the Event `ProbesNotSupported` (see [`super::admission`]). `hostIP` is left out: an
-//! address of a device behind NAT would mislead.
+//! that asks for probes gets the Event `ProbesNotSupported` (see [`super::admission`]). `hostIP` is told where the
+//! addresses of pods are: elsewhere, an address of a device behind NAT would mislead. `user` is left out: Podman
+//! does not say which groups a process got from the image.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,7 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
         Container as ApiContainer, ContainerState as ApiState, ContainerStateRunning,
-        ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, PodIP, PodStatus,
+        ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP, PodIP, PodStatus,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
@@ -22,6 +23,7 @@ use super::{
     clock::whole_seconds,
     conditions::{Facts, conditions},
     desired::{Desired, RestartPolicy, Role},
+    given,
     observed::Observed,
     phase::{PodPhase, has_started, phase},
     qos,
@@ -61,6 +63,8 @@ pub struct View<'a> {
     pub last_words: &'a BTreeMap<ContainerId, String>,
     /// Whether addresses are told.
     pub report_pod_ip: bool,
+    /// The device's address, where it is told.
+    pub host_ip: Option<&'a str>,
     /// Now, in whole seconds.
     pub now: Timestamp,
     /// The pod is being taken down: nothing is started again.
@@ -95,7 +99,16 @@ pub fn pod_status(view: &View<'_>) -> PodStatus {
         sandbox.is_some_and(|sandbox| desired.spec.host_network == Some(true) || !sandbox.ips.is_empty());
     let facts = Facts { desired, phase, init: &init, main: &main, sandbox_ready, now: view.now };
     let conditions = conditions(&facts, view.previous.conditions.as_deref().unwrap_or_default());
+    let delayed = view.delayed(phase, &init, &main);
+    let verdict = view.verdict.filter(|_| delayed.is_none());
     let ips: Vec<String> = match sandbox {
+        // The device's network is such a pod's own.
+        Some(sandbox) if view.report_pod_ip && sandbox.ips.is_empty() => view
+            .host_ip
+            .filter(|_| desired.spec.host_network == Some(true))
+            .map(str::to_owned)
+            .into_iter()
+            .collect(),
         Some(sandbox) if view.report_pod_ip => sandbox.ips.clone(),
         // A pod that has ended keeps the address it had.
         None if view.report_pod_ip && view.ending => {
@@ -104,12 +117,14 @@ pub fn pod_status(view: &View<'_>) -> PodStatus {
         _ => Vec::new(),
     };
     PodStatus {
-        phase: Some(phase.as_str().to_owned()),
-        reason: view.verdict.map(|verdict| verdict.reason.clone()),
-        message: view.verdict.map(|verdict| verdict.message.clone()),
+        phase: Some(delayed.unwrap_or_else(|| phase.as_str().to_owned())),
+        reason: verdict.map(|verdict| verdict.reason.clone()),
+        message: verdict.map(|verdict| verdict.message.clone()),
         conditions: Some(conditions),
         init_container_statuses: (!init.is_empty()).then_some(init),
         container_statuses: Some(main),
+        host_ip: view.host_ip.map(str::to_owned),
+        host_ips: view.host_ip.map(|ip| vec![HostIP { ip: ip.to_owned() }]),
         pod_ip: ips.first().cloned(),
         pod_ips: (!ips.is_empty()).then(|| ips.into_iter().map(|ip| PodIP { ip }).collect()),
         start_time: view.previous.start_time.clone().or(Some(Time(view.now))),
@@ -145,6 +160,16 @@ impl View<'_> {
         }
         let computed = phase(self.desired, init, main, self.ended);
         if self.ended && !computed.is_terminal() { PodPhase::Failed } else { computed }
+    }
+
+    /// The phase to be told for now instead of a terminal one: a pod is over when nothing of it runs any more, since
+    /// what it had is given to others then.
+    fn delayed(&self, phase: PodPhase, init: &[ContainerStatus], main: &[ContainerStatus]) -> Option<String> {
+        let runs =
+            |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some());
+        let before = self.previous.phase.as_deref().unwrap_or(PodPhase::Pending.as_str());
+        let ends = phase.is_terminal() && !matches!(before, "Succeeded" | "Failed");
+        (ends && init.iter().chain(main).any(runs)).then(|| before.to_owned())
     }
 
     fn last_told(&self, role: Role, name: &str) -> Option<&ContainerStatus> {
@@ -206,19 +231,22 @@ impl View<'_> {
                 None => told.last_state.clone(),
             }),
         };
-        ContainerStatus {
+        let mut status = ContainerStatus {
             name: container.name.clone(),
             container_id: Some(id),
             image: seen.image.clone(),
-            image_id: seen.image_id.clone(),
+            image_id: given::image_id(seen),
             // The runtime may know less than was told: the newest instance may be gone, and those before it not.
             restart_count: i32::try_from(seen.attempt)
                 .unwrap_or(i32::MAX)
                 .max(told.map_or(0, |told| told.restart_count)),
             state: Some(state),
             last_state: earlier.or_else(|| Some(ApiState::default())),
+            volume_mounts: given::mounts(self.desired, container),
             ..ContainerStatus::default()
-        }
+        };
+        given::resources(container, &mut status);
+        status
     }
 
     fn unseen(&self, container: &ApiContainer, told: Option<&ContainerStatus>) -> ContainerStatus {
@@ -227,6 +255,7 @@ impl View<'_> {
             image: container.image.clone().unwrap_or_default(),
             state: Some(ApiState { waiting: Some(self.default_waiting()), ..ApiState::default() }),
             last_state: Some(ApiState::default()),
+            volume_mounts: given::mounts(self.desired, container),
             ..ContainerStatus::default()
         };
         let Some(told) = told else {
