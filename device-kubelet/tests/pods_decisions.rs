@@ -12,7 +12,7 @@ use device_kubelet::{
         desired::{Desired, Role, container_hash},
         observed::{Endings, HASH_LABEL, Observed},
         plan::{Plan, Situation, back_off_key, plan},
-        status::{View, Waiting, pod_status},
+        status::{Verdict, View, Waiting, pod_status},
     },
     runtime::{Container, ContainerId, ContainerState, Sandbox, SandboxId},
 };
@@ -355,4 +355,50 @@ fn a_pod_on_the_devices_network_has_its_address_where_addresses_are_told() {
     assert_eq!(tell(true, Some("192.0.2.7")), (address("192.0.2.7"), address("192.0.2.7")));
     assert_eq!(tell(false, Some("192.0.2.7")), (address("192.0.2.7"), address("10.88.0.7")));
     assert_eq!(tell(true, None), (None, None));
+}
+
+#[test]
+fn what_is_ended_by_the_device_runs_until_it_does_not_run_any_more() {
+    let desired = desired("Always", &[], 1, false);
+    let verdict = Verdict { reason: "DeadlineExceeded".to_owned(), message: "too long".to_owned() };
+    let tell = |state: ContainerState, ended: bool| {
+        let container = Container {
+            id: ContainerId("a".to_owned()),
+            pod: key(),
+            name: "main0".parse().unwrap(),
+            attempt: 0,
+            image: "busybox:1".to_owned(),
+            image_id: "sha256:1".to_owned(),
+            state,
+            created_at: Timestamp::UNIX_EPOCH,
+            log_path: "/log".into(),
+            labels: BTreeMap::new(),
+        };
+        let status = pod_status(&View {
+            desired: &desired,
+            observed: &Observed::new(Some(sandbox(true)), vec![container]),
+            // It started so late that this is the first that is told of it.
+            previous: &PodStatus::default(),
+            waiting: &BTreeMap::new(),
+            last_words: &BTreeMap::new(),
+            report_pod_ip: false,
+            host_ip: None,
+            now: Timestamp::UNIX_EPOCH,
+            ending: true,
+            ended,
+            verdict: Some(&verdict),
+            rejected: false,
+        });
+        (status.phase.unwrap(), status.reason)
+    };
+    let running = ContainerState::Running { started_at: Timestamp::UNIX_EPOCH };
+    assert_eq!(tell(running, false), ("Running".to_owned(), None));
+    let exited = ContainerState::Exited {
+        started_at: Some(Timestamp::UNIX_EPOCH),
+        finished_at: Timestamp::UNIX_EPOCH,
+        exit_code: 0,
+        oom_killed: false,
+        message: String::new(),
+    };
+    assert_eq!(tell(exited, true), ("Failed".to_owned(), Some("DeadlineExceeded".to_owned())));
 }

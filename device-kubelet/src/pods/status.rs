@@ -25,7 +25,7 @@ use super::{
     desired::{Desired, RestartPolicy, Role},
     given,
     observed::Observed,
-    phase::{PodPhase, has_started, phase},
+    phase::{self, PodPhase, has_started},
     qos,
 };
 use crate::runtime::{Container, ContainerId, ContainerState};
@@ -158,7 +158,7 @@ impl View<'_> {
         if self.verdict.is_some() {
             return PodPhase::Failed;
         }
-        let computed = phase(self.desired, init, main, self.ended);
+        let computed = phase::phase(self.desired, init, main, self.ended);
         if self.ended && !computed.is_terminal() { PodPhase::Failed } else { computed }
     }
 
@@ -169,7 +169,10 @@ impl View<'_> {
             |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some());
         let before = self.previous.phase.as_deref().unwrap_or(PodPhase::Pending.as_str());
         let ends = phase.is_terminal() && !matches!(before, "Succeeded" | "Failed");
-        (ends && init.iter().chain(main).any(runs)).then(|| before.to_owned())
+        (ends && init.iter().chain(main).any(runs)).then(|| {
+            let computed = phase::phase(self.desired, init, main, false);
+            if computed.is_terminal() { before.to_owned() } else { computed.as_str().to_owned() }
+        })
     }
 
     fn last_told(&self, role: Role, name: &str) -> Option<&ContainerStatus> {
