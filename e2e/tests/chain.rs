@@ -50,6 +50,30 @@ async fn devices_are_nodes(fleet: &Fleet) -> Result<()> {
         ensure!(
             described.contains("Container Runtime Version:") && described.contains("Non-terminated Pods")
         );
+        let types: Vec<_> = status["conditions"]
+            .as_array()
+            .context("no conditions")?
+            .iter()
+            .filter_map(|condition| condition["type"].as_str())
+            .filter(|type_| ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"].contains(type_))
+            .collect();
+        ensure!(types == ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"], "{types:?}");
+        // As a kubelet's of a new Node; they give way to other writes, so they may come a moment later.
+        let expected = [
+            "Starting",
+            "NodeHasSufficientMemory",
+            "NodeHasNoDiskPressure",
+            "NodeHasSufficientPID",
+            "NodeReady",
+        ];
+        until(format!("the Events of node {}", device.name), PATIENCE, async || {
+            let described = fleet.kubectl.run(&format!("describe node {}", device.name)).await?;
+            let told = |reason: &&str| {
+                described.lines().any(|line| line.split_whitespace().any(|word| word == *reason))
+            };
+            Ok(if expected.iter().all(told) { Look::Done(()) } else { Look::not_yet(described) })
+        })
+        .await?;
     }
     Ok(())
 }
@@ -286,7 +310,7 @@ async fn restart_policies_are_kept(fleet: &Fleet) -> Result<()> {
         "{status}"
     );
     scene.event("always", "BackOff", "restarting failed container c").await?;
-    scene.event("always", "Started", "container").await?;
+    scene.event("always", "Started", "Container started").await?;
     scene.close().await
 }
 
