@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Label of a container with the image's name by its digest, where it has one.
-pub const IMAGE_LABEL: &str = "fleet.harmony.io/image";
+pub const IMAGE_LABEL: &str = "fleet.harmony.io/image-by-digest";
 
 /// The image by its digest, from the registry and path that were asked for, if it is known by one there.
 pub fn by_digest(image: &Image, asked: &str) -> Option<String> {

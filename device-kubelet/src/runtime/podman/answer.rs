@@ -104,6 +104,17 @@ pub(super) struct FailedStart {
 /// Exit code of a container of which nobody saw the end, e.g. because the device lost power; containerd's.
 const EXIT_UNSEEN: i32 = 255;
 
+/// A container of which nobody saw the end.
+fn unseen(started_at: Option<Timestamp>) -> ContainerState {
+    ContainerState::Exited {
+        started_at,
+        finished_at: started_at.unwrap_or_else(Timestamp::now),
+        exit_code: EXIT_UNSEEN,
+        oom_killed: false,
+        message: "the container ended while the device was down".to_owned(),
+    }
+}
+
 impl ListedContainer {
     /// Whether only an inspect can tell if the kernel killed it for memory.
     pub(super) fn may_be_oom_killed(&self) -> bool {
@@ -141,6 +152,8 @@ impl ListedContainer {
                 oom_killed: false,
                 message: failed.message.clone(),
             },
+            // After a reboot Podman calls what ran before merely made, and keeps when it was started.
+            (Phase::Created, None) if started_at.is_some() => unseen(started_at),
             (Phase::Created, None) => ContainerState::Created,
             (Phase::Running, _) => {
                 ContainerState::Running { started_at: started_at.unwrap_or_else(Timestamp::now) }
@@ -155,13 +168,7 @@ impl ListedContainer {
                     oom_killed,
                     message: String::new(),
                 },
-                (started, _) => ContainerState::Exited {
-                    started_at: started,
-                    finished_at: started.unwrap_or_else(Timestamp::now),
-                    exit_code: EXIT_UNSEEN,
-                    oom_killed: false,
-                    message: "the container ended while the device was down".to_owned(),
-                },
+                (started, _) => unseen(started),
             },
             (Phase::Unknown, _) => ContainerState::Unknown,
         };

@@ -147,6 +147,17 @@ fn an_end_that_nobody_saw_has_an_unknown_code() {
 }
 
 #[test]
+fn what_ran_before_a_reboot_has_ended_and_is_not_taken_for_new() {
+    // Podman 4.3, after its run folder was gone: `created`, with the time of the start.
+    let state = container("created", 1_795_301_498, NEVER);
+    let ContainerState::Exited { started_at, exit_code, .. } = state else {
+        panic!("it would be started again under its number: {state:?}");
+    };
+    assert_eq!((started_at, exit_code), (Some(at("2026-11-21T22:51:38Z")), EXIT_UNSEEN));
+    assert_eq!(container("created", NEVER, NEVER), ContainerState::Created);
+}
+
+#[test]
 fn states_on_the_way_have_a_meaning() {
     for state in ["created", "configured", "initialized"] {
         assert_eq!(container(state, NEVER, NEVER), ContainerState::Created, "{state}");
