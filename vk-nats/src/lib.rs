@@ -24,6 +24,7 @@
 //! | [`status`], [`events`] | what did the device say, and does the API server have it? |
 //! | [`kubelet_api`] | what does the API server want from a device right now? |
 //! | [`serving_certificate`] | with which certificate is that served? |
+//! | [`packed`] | how is an object kept that is seldom read? |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
@@ -35,6 +36,7 @@ pub mod kubelet_api;
 pub mod metrics;
 pub mod nodes;
 pub mod ownership;
+pub mod packed;
 pub mod pods;
 pub mod references;
 pub mod run;

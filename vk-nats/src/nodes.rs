@@ -20,7 +20,7 @@ mod store;
 pub mod transitions;
 mod watch;
 
-pub use device_node::{DeviceNode, NotADevice};
+pub use device_node::{DeviceNode, NotADevice, Observed};
 pub use port::{NodePorts, PortRange, PortRangeError, PortTable};
 pub use store::Nodes;
 pub use watch::{NodeChange, watch};

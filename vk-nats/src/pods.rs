@@ -6,5 +6,5 @@
 mod store;
 mod watch;
 
-pub use store::Pods;
+pub use store::{Pods, Version};
 pub use watch::{PodChange, watch};

@@ -167,7 +167,10 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
         devices: channels.assembly_from_nodes,
         arrivals: arrived,
     };
-    tasks.spawn("bundles", until(shutdown.clone(), Assembly::new(follower, sets.clone()).run(inputs)));
+    tasks.spawn(
+        "bundles",
+        until(shutdown.clone(), Assembly::new(follower, pod_store.clone(), sets.clone()).run(inputs)),
+    );
 
     tasks.spawn(
         "fleet-keys",

@@ -10,17 +10,20 @@ use std::{
     sync::Arc,
 };
 
-use fleet_wire::name::{DeviceName, PodUid};
+use fleet_wire::{
+    digest::Digest,
+    name::{DeviceName, PodUid},
+};
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
 
 use super::{
-    build::{BuildError, Built, build, terminal_phase},
+    build::{BuildError, Built, build, digest_of},
     service_env::service_env,
     set::{DesiredSet, DesiredSets},
 };
 use crate::{
-    pods::PodChange,
+    pods::{PodChange, Pods},
     references::{self, Arrival, Follower, RefKey, References},
     services::{ServiceChange, Services},
 };
@@ -45,6 +48,8 @@ pub struct Assembly {
     follower: Follower,
     services: Option<Services>,
     pods_synced: bool,
+    /// What the pods say.
+    contents: Pods,
     pods: HashMap<PodUid, Held>,
     devices: HashMap<DeviceName, Device>,
     dirty: BTreeSet<DeviceName>,
@@ -54,27 +59,30 @@ pub struct Assembly {
 #[derive(Debug)]
 struct Held {
     device: DeviceName,
-    pod: Arc<Pod>,
+    /// Of what its device has to know: statuses come back from the API with every report.
+    digest: Digest,
     complained: bool,
 }
 
 #[derive(Debug, Default)]
 struct Device {
     exists: bool,
-    set: DesiredSet,
+    /// Shared with the device's actor until it changes.
+    set: Arc<DesiredSet>,
     /// Pods that existed when everything was synced, and are not built yet.
     awaited: HashSet<PodUid>,
     published: bool,
 }
 
 impl Assembly {
-    /// Sets are published to `sets`, readers run in `follower`.
-    pub fn new(follower: Follower, sets: DesiredSets) -> Self {
+    /// Sets are published to `sets`, readers run in `follower`; `pods` has the pods whose changes come.
+    pub fn new(follower: Follower, pods: Pods, sets: DesiredSets) -> Self {
         Self {
             references: References::default(),
             follower,
             services: None,
             pods_synced: false,
+            contents: pods,
             pods: HashMap::new(),
             devices: HashMap::new(),
             dirty: BTreeSet::new(),
@@ -141,27 +149,29 @@ impl Assembly {
                     self.follower.act(action);
                 }
                 if let Some(state) = self.devices.get_mut(&device) {
-                    state.set.bundles.remove(&uid);
+                    Arc::make_mut(&mut state.set).bundles.remove(&uid);
                     state.awaited.remove(&uid);
                     self.dirty.insert(device);
                 }
             }
             PodChange::Applied(device, uid, pod) => {
-                let unchanged = self.pods.get(&uid).is_some_and(|held| same(&held.pod, &pod));
-                let complained = self.pods.get(&uid).is_some_and(|held| held.complained);
+                let digest = digest_of(&pod);
+                let known = self.pods.get(&uid);
+                let unchanged = known.is_some_and(|held| held.digest == digest);
+                let complained = known.is_some_and(|held| held.complained);
                 let namespace = pod.metadata.namespace.clone().unwrap_or_default();
                 let keys: BTreeSet<RefKey> = references::of(&pod)
                     .into_keys()
                     .map(|(kind, name)| RefKey { kind, namespace: namespace.clone(), name })
                     .collect();
-                self.pods.insert(uid.clone(), Held { device: device.clone(), pod, complained });
+                self.pods.insert(uid.clone(), Held { device: device.clone(), digest, complained });
                 if unchanged {
                     return;
                 }
                 for action in self.references.want(&uid, &device, keys) {
                     self.follower.act(action);
                 }
-                self.build(&uid);
+                self.build(&uid, &pod);
             }
         }
     }
@@ -187,7 +197,7 @@ impl Assembly {
     fn arrival(&mut self, arrival: Arrival) {
         if self.references.arrived(&arrival.key, arrival.generation, arrival.state) {
             for uid in self.references.users(&arrival.key) {
-                self.build(&uid);
+                self.rebuild(&uid);
             }
         }
     }
@@ -195,14 +205,23 @@ impl Assembly {
     fn build_all(&mut self) {
         let uids: Vec<PodUid> = self.pods.keys().cloned().collect();
         for uid in uids {
-            self.build(&uid);
+            self.rebuild(&uid);
         }
     }
 
-    fn build(&mut self, uid: &PodUid) {
+    /// Builds a pod anew although it has not changed itself.
+    fn rebuild(&mut self, uid: &PodUid) {
+        // One that is not there any more is about to be told gone. One that is newer than what was told is, too.
+        let pod = self.pods.get(uid).and_then(|held| self.contents.of_device(&held.device, uid));
+        if let Some(pod) = pod {
+            self.build(uid, &pod);
+        }
+    }
+
+    fn build(&mut self, uid: &PodUid, pod: &Pod) {
         let (Some(services), Some(held)) = (&self.services, self.pods.get_mut(uid)) else { return };
-        let env = service_env(&held.pod, services);
-        let built = match build(&held.pod, |key| self.references.state(key), &env) {
+        let env = service_env(pod, services);
+        let built = match build(pod, |key| self.references.state(key), &env) {
             Ok(built) => built,
             Err(BuildError::Unresolved) => return,
             Err(error) => {
@@ -216,8 +235,11 @@ impl Assembly {
         let device = held.device.clone();
         let state = self.devices.entry(device.clone()).or_default();
         state.awaited.remove(uid);
-        let before = state.set.bundles.insert(uid.clone(), built.clone());
-        if before.is_none_or(|before: Built| before.digest != built.digest) || !state.published {
+        let changed = state.set.bundles.get(uid).is_none_or(|before: &Built| before.digest != built.digest);
+        if changed {
+            Arc::make_mut(&mut state.set).bundles.insert(uid.clone(), built);
+        }
+        if changed || !state.published {
             self.dirty.insert(device);
         }
     }
@@ -230,21 +252,8 @@ impl Assembly {
             let Some(state) = self.devices.get_mut(&device) else { continue };
             if state.exists && (state.published || state.awaited.is_empty()) {
                 state.published = true;
-                self.sets.publish(&device, Arc::new(state.set.clone()));
+                self.sets.publish(&device, Arc::clone(&state.set));
             }
         }
     }
-}
-
-/// Whether a device would get the same bundle for both: statuses come back from the API with every report.
-fn same(before: &Pod, after: &Pod) -> bool {
-    let (old, new) = (&before.metadata, &after.metadata);
-    before.spec == after.spec
-        && old.labels == new.labels
-        && old.annotations == new.annotations
-        && old.generation == new.generation
-        && old.deletion_timestamp == new.deletion_timestamp
-        && old.deletion_grace_period_seconds == new.deletion_grace_period_seconds
-        && old.owner_references == new.owner_references
-        && terminal_phase(before) == terminal_phase(after)
 }

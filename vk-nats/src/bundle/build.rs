@@ -112,6 +112,12 @@ fn encode(bundle: &Bundle) -> Result<Built, BuildError> {
     Ok(Built { digest, json: Arc::from(json) })
 }
 
+/// Digest of what a device has to know of the pod itself: it stays when only the status changes.
+pub fn digest_of(pod: &Pod) -> Digest {
+    // Kubernetes' types are written to JSON without error.
+    Digest::of(&serde_json::to_vec(&desired(pod)).unwrap_or_default())
+}
+
 /// The pod without what does not concern its device.
 fn desired(pod: &Pod) -> Pod {
     let metadata = &pod.metadata;

@@ -26,6 +26,7 @@ use fleet_wire::{
     subject::{self, DownVerb, Subject, SubjectError, UpVerb},
 };
 use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::NodeStatus;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::{
@@ -48,6 +49,7 @@ use crate::{
     bundle::SetReceiver,
     identity::ApiError,
     nodes::DeviceNode,
+    packed::Packed,
     status::{Turns, Waiting},
 };
 
@@ -92,7 +94,7 @@ pub enum Input {
 enum Done {
     Status { asked: Asked, ack: StatusAck, waiting: Vec<Waiting> },
     Events { asked: Asked, result: Result<EventsAck, Refusal> },
-    Node { result: Result<(), ApiError>, report: Arc<k8s_openapi::api::core::v1::NodeStatus> },
+    Node { result: Result<(), ApiError>, report: Arc<Packed<NodeStatus>> },
     Lease(Result<(), ApiError>),
     Told,
 }
@@ -173,9 +175,10 @@ impl Actor {
             session: FleetSession::new(device.clone(), first.curve_key.clone(), keys, context.epoch),
             set: context.sets.receiver(&device),
             token: first.incarnation.as_deref().and_then(Token::parse),
-            conflict: first
-                .condition(crate::nodes::status::IDENTITY_CONFLICT)
-                .is_some_and(|condition| condition.status == "True"),
+            conflict: first.observed.get().is_some_and(|observed| {
+                let condition = observed.condition(crate::nodes::status::IDENTITY_CONFLICT);
+                condition.is_some_and(|condition| condition.status == "True")
+            }),
             ledger: Ledger::new(context.epoch),
             upkeep: Upkeep::new(),
             streams: handle.streams.clone(),

@@ -2,7 +2,7 @@
 //!
 //! A trait, so that the routes are tested against a device that lives in the test.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use fleet_wire::{
     message::{LogsReply, LogsRequest},
@@ -24,9 +24,9 @@ const OPEN: Duration = Duration::from_secs(10);
 /// The fleet, as this API sees it.
 pub trait Fleet: Send + Sync + 'static {
     /// A pod by its name.
-    fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>>;
+    fn pod(&self, namespace: &str, name: &str) -> Option<Pod>;
     /// The pods bound to a device.
-    fn pods_on(&self, device: &DeviceName) -> Vec<Arc<Pod>>;
+    fn pods_on(&self, device: &DeviceName) -> Vec<Pod>;
     /// Whether requests would reach the device now.
     ///
     /// # Errors
@@ -63,11 +63,11 @@ pub struct Served {
 }
 
 impl Fleet for Served {
-    fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+    fn pod(&self, namespace: &str, name: &str) -> Option<Pod> {
         self.pods.get(namespace, name)
     }
 
-    fn pods_on(&self, device: &DeviceName) -> Vec<Arc<Pod>> {
+    fn pods_on(&self, device: &DeviceName) -> Vec<Pod> {
         self.pods.on(device)
     }
 

@@ -82,7 +82,7 @@ async fn healthz(State(shared): State<Arc<Shared>>, Extension(served): Extension
 /// The pods bound to the device, as the API server has them.
 async fn pods(State(shared): State<Arc<Shared>>, Extension(served): Extension<Served>) -> Json<List<Pod>> {
     let pods = shared.fleet.pods_on(&served.device);
-    Json(List { items: pods.iter().map(|pod| Pod::clone(pod)).collect(), ..List::default() })
+    Json(List { items: pods, ..List::default() })
 }
 
 /// Everything else: not yet, or not at all.

@@ -11,6 +11,9 @@ use fleet_wire::{
 };
 use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeStatus};
 use nkeys::{KeyPair, KeyPairType, XKey};
+use serde::{Deserialize, Serialize};
+
+use crate::packed::Packed;
 
 /// The Node of a device.
 #[derive(Debug, Clone)]
@@ -33,10 +36,26 @@ pub struct DeviceNode {
     pub published_port: Option<u16>,
     /// `spec.unschedulable`: it was cordoned.
     pub unschedulable: bool,
+    /// `status` of the condition `Ready`, if the Node has one.
+    pub ready: Option<String>,
+    /// What our own patches are compared with.
+    pub observed: Packed<Observed>,
+}
+
+/// What stands in a Node of what a device and we say of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Observed {
     /// Labels; arch and OS are ours to set.
     pub labels: BTreeMap<String, String>,
     /// The status, without images.
     pub status: NodeStatus,
+}
+
+impl Observed {
+    /// A condition of the Node as it stands in the API.
+    pub fn condition(&self, type_: &str) -> Option<&NodeCondition> {
+        self.status.conditions.iter().flatten().find(|condition| condition.type_ == type_)
+    }
 }
 
 /// Why a Node with the device label is no device.
@@ -98,6 +117,7 @@ impl DeviceNode {
             .and_then(|endpoints| endpoints.kubelet_endpoint.as_ref())
             .and_then(|endpoint| u16::try_from(endpoint.port).ok())
             .filter(|port| *port > 0);
+        let observed = Observed { labels, status };
         Ok(Self {
             device,
             uid: node.metadata.uid.clone().unwrap_or_default(),
@@ -108,19 +128,14 @@ impl DeviceNode {
             settings: NodeSettings { report_pod_ip: annotation(REPORT_POD_IP).as_deref() == Some("true") },
             published_port,
             unschedulable: node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true),
-            labels,
-            status,
+            ready: observed.condition("Ready").map(|condition| condition.status.clone()),
+            observed: Packed::new(&observed),
         })
-    }
-
-    /// A condition of the Node as it stands in the API.
-    pub fn condition(&self, type_: &str) -> Option<&NodeCondition> {
-        self.status.conditions.iter().flatten().find(|condition| condition.type_ == type_)
     }
 
     /// Whether the API says that the device is ready.
     pub fn is_ready(&self) -> bool {
-        self.condition("Ready").is_some_and(|condition| condition.status == "True")
+        self.ready.as_deref() == Some("True")
     }
 }
 

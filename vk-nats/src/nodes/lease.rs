@@ -44,7 +44,7 @@ pub fn next_renewal(device: &DeviceName, started: Instant, now: Instant) -> Inst
 pub async fn renew(client: &NodeClient, node: &DeviceNode, duration: Duration) -> Result<(), ApiError> {
     let spec = spec(&node.device, duration, Timestamp::now());
     // A Node that never was ready has no Lease yet: ask once, not twice.
-    if node.condition("Ready").is_none() {
+    if node.ready.is_none() {
         match create(client, node, &spec).await {
             Err(ApiError::AlreadyExists { .. }) => {}
             other => return other,

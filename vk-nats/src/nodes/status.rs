@@ -14,7 +14,7 @@ use k8s_openapi::{
 };
 use serde_json::{Map, Value, json};
 
-use super::DeviceNode;
+use super::{DeviceNode, Observed};
 
 /// How often a status is written although nothing changed.
 pub const REFRESH_EVERY: Duration = Duration::from_secs(300);
@@ -48,16 +48,17 @@ pub fn patch(
     now: Timestamp,
     refresh: bool,
 ) -> Option<Value> {
-    let conditions = conditions(node, report, additions, now);
+    let observed = node.observed.get().unwrap_or_default();
+    let conditions = conditions(&observed, report, additions, now);
     let labels = labels(report);
     let stale = refresh
-        || conditions.iter().any(|condition| !stands(node, condition))
-        || labels.iter().any(|(key, value)| node.labels.get(*key) != Some(value))
+        || conditions.iter().any(|condition| !stands(&observed, condition))
+        || labels.iter().any(|(key, value)| observed.labels.get(*key) != Some(value))
         || additions.incarnation.is_some() && node.incarnation != additions.incarnation
         || additions.key_version.is_some() && node.key_version != additions.key_version
         || node.published_port != Some(additions.port)
-        || !address_stands(node, additions)
-        || written.map_or_else(|| differs(node, report), |written| written != report);
+        || !address_stands(&observed, additions)
+        || written.map_or_else(|| differs(&observed.status, report), |written| written != report);
     if !stale {
         return None;
     }
@@ -84,8 +85,8 @@ pub fn patch(
         ]),
     );
     status.insert("daemonEndpoints".to_owned(), json!({ "kubeletEndpoint": { "Port": additions.port } }));
-    status.insert("capacity".to_owned(), quantities(&node.status.capacity, &report.capacity));
-    status.insert("allocatable".to_owned(), quantities(&node.status.allocatable, &report.allocatable));
+    status.insert("capacity".to_owned(), quantities(&observed.status.capacity, &report.capacity));
+    status.insert("allocatable".to_owned(), quantities(&observed.status.allocatable, &report.allocatable));
     if let Some(info) = &report.node_info {
         status.insert("nodeInfo".to_owned(), json!(info));
     }
@@ -97,15 +98,15 @@ pub fn patch(
     Some(json!({ "metadata": metadata, "status": status }))
 }
 
-fn differs(node: &DeviceNode, report: &NodeStatus) -> bool {
-    node.status.capacity != report.capacity
-        || node.status.allocatable != report.allocatable
-        || report.node_info.is_some() && node.status.node_info != report.node_info
+fn differs(observed: &NodeStatus, report: &NodeStatus) -> bool {
+    observed.capacity != report.capacity
+        || observed.allocatable != report.allocatable
+        || report.node_info.is_some() && observed.node_info != report.node_info
 }
 
 /// Conditions to write: those of the report, `Ready` if the report has none, and our own.
 fn conditions(
-    node: &DeviceNode,
+    node: &Observed,
     report: &NodeStatus,
     additions: &Additions,
     now: Timestamp,
@@ -165,7 +166,7 @@ fn identity_conflict(found: bool) -> NodeCondition {
     }
 }
 
-fn stands(node: &DeviceNode, condition: &NodeCondition) -> bool {
+fn stands(node: &Observed, condition: &NodeCondition) -> bool {
     node.condition(&condition.type_).is_some_and(|observed| {
         observed.status == condition.status
             && observed.reason.as_deref().unwrap_or_default()
@@ -175,7 +176,7 @@ fn stands(node: &DeviceNode, condition: &NodeCondition) -> bool {
     })
 }
 
-fn address_stands(node: &DeviceNode, additions: &Additions) -> bool {
+fn address_stands(node: &Observed, additions: &Additions) -> bool {
     let addresses = node.status.addresses.as_deref().unwrap_or_default();
     matches!(addresses, [one] if one.type_ == "Hostname" && one.address == additions.address.to_string())
 }

@@ -40,17 +40,18 @@ impl Transition {
 /// What changes with this report.
 pub fn transitions(node: &DeviceNode, report: &NodeStatus) -> Vec<Transition> {
     let mut all = Vec::new();
+    let observed = node.observed.get().unwrap_or_default();
     let booted = |status: &NodeStatus| {
         status.node_info.as_ref().map(|info| info.boot_id.clone()).filter(|id| !id.is_empty())
     };
-    if let (Some(before), Some(boot_id)) = (booted(&node.status), booted(report))
+    if let (Some(before), Some(boot_id)) = (booted(&observed.status), booted(report))
         && before != boot_id
     {
         let message = format!("Node {} has been rebooted, boot id: {boot_id}", node.device);
         all.push(Transition { warning: true, reason: "Rebooted", message });
     }
     for condition in report.conditions.iter().flatten() {
-        let before = node.condition(&condition.type_).map(|observed| observed.status.as_str());
+        let before = observed.condition(&condition.type_).map(|observed| observed.status.as_str());
         let reason = match (condition.type_.as_str(), condition.status == "True") {
             _ if before == Some(&condition.status) => continue,
             ("MemoryPressure", true) => "NodeHasInsufficientMemory",

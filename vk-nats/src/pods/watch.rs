@@ -1,6 +1,6 @@
 //! Follows all pods that are bound to some node, and keeps those of devices.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
 use fleet_daemon::health::CheckHandle;
 use fleet_kube::{Readiness, Watch};
@@ -20,7 +20,7 @@ use crate::nodes::Nodes;
 #[derive(Debug, Clone)]
 pub enum PodChange {
     /// It is there, with this content.
-    Applied(DeviceName, PodUid, Arc<Pod>),
+    Applied(DeviceName, PodUid, Box<Pod>),
     /// It is no longer in the API.
     Gone(DeviceName, PodUid),
     /// All pods were seen once.
@@ -62,22 +62,6 @@ fn slim(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
     if let Some(annotations) = &mut pod.metadata.annotations {
         annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
-    }
-    if let Some(spec) = &mut pod.spec {
-        spec.containers.shrink_to_fit();
-        trim(&mut spec.volumes);
-        trim(&mut spec.tolerations);
-    }
-    if let Some(status) = &mut pod.status {
-        trim(&mut status.container_statuses);
-        trim(&mut status.conditions);
-    }
-}
-
-/// Gives back what a list has room for beyond its content: decoding makes room for four at once.
-fn trim<T>(list: &mut Option<Vec<T>>) {
-    if let Some(list) = list {
-        list.shrink_to_fit();
     }
 }
 
@@ -133,9 +117,8 @@ impl Follower {
             return None;
         };
         let uid: PodUid = uid.parse().ok()?;
-        let pod = Arc::new(pod);
-        if self.pods.insert(&device, &uid, Arc::clone(&pod)) {
-            self.send(PodChange::Applied(device, uid.clone(), pod));
+        if self.pods.insert(&device, &uid, &pod) {
+            self.send(PodChange::Applied(device, uid.clone(), Box::new(pod)));
         }
         Some(uid)
     }

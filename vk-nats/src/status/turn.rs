@@ -15,6 +15,8 @@ use tokio::{
     time::Instant,
 };
 
+use crate::{packed::Packed, pods::Version};
+
 /// How far apart writes of one pod are that change neither phase nor readiness.
 pub const PACE: Duration = Duration::from_secs(1);
 
@@ -33,9 +35,27 @@ pub struct LaneState {
     /// Digest of the last status that the API server took.
     pub written: Option<[u8; 32]>,
     /// The last report that the API server took: what others changed since is put right from it.
-    pub told: Option<PodReport>,
+    pub told: Option<Told>,
     /// A report that is not urgent and came too soon after the last write. A newer one takes its place.
-    pub waiting: Option<PodReport>,
+    pub waiting: Option<Box<PodReport>>,
+}
+
+/// A report that the API server has taken.
+#[derive(Debug)]
+pub struct Told {
+    /// Whose it is.
+    pub uid: PodUid,
+    /// The report. It is read when the pod has changed in the API.
+    pub report: Packed<PodReport>,
+    /// The state of the pod in the API that was found to have all of it.
+    pub stands_in: Version,
+}
+
+impl Told {
+    /// It was taken just now.
+    pub fn new(report: &PodReport) -> Self {
+        Self { uid: report.key.uid.clone(), report: Packed::new(report), stands_in: None }
+    }
 }
 
 impl Lane {

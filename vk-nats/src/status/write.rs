@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{
     deletion::{Deletion, decide},
     plan::{Plan, is_transition, plan},
-    turn::{Lane, LaneState, PACE, Turn},
+    turn::{Lane, LaneState, PACE, Told, Turn},
 };
 use crate::{
     identity::{self, ApiError, Call, JSON, NodeClient, STRATEGIC_MERGE_PATCH},
@@ -60,7 +60,7 @@ async fn attempt(
         || lane.written == Some(digest(&report));
     let due = lane.written_at.map(|written_at| written_at + PACE).filter(|due| *due > Instant::now());
     if let (false, Some(at)) = (hurry, due) {
-        let first = lane.waiting.replace(report).is_none();
+        let first = lane.waiting.replace(Box::new(report)).is_none();
         return (paced(), first.then(|| Waiting { lane: Arc::clone(turn.lane()), at }));
     }
     // Older than this one.
@@ -74,7 +74,7 @@ pub async fn write_waiting(client: &NodeClient, pods: &Pods, device: &DeviceName
     let mut lane = lane.enter().await;
     let Some(report) = lane.waiting.take() else { return };
     let Some(pod) = pods.of_device(device, &report.key.uid) else { return };
-    settle(client, device, &pod, report, &mut lane).await;
+    settle(client, device, &pod, *report, &mut lane).await;
 }
 
 /// Writes a report, and deletes the pod when it is time.
@@ -103,7 +103,7 @@ async fn settle(
         (_, outcome) => outcome,
     };
     if outcome == Outcome::Taken {
-        lane.told = Some(report);
+        lane.told = Some(Told::new(&report));
     }
     outcome
 }
@@ -118,8 +118,14 @@ pub async fn reconcile(client: &NodeClient, pods: &Pods, device: &DeviceName, la
     if state.written_at.is_some_and(|at| at.elapsed() < SETTLES) {
         return;
     }
-    let Some(report) = state.told.take() else { return };
-    let Some(pod) = pods.of_device(device, &report.key.uid) else { return };
+    let Some(mut told) = state.told.take() else { return };
+    let Some(version) = pods.version(device, &told.uid) else { return };
+    if version.is_some() && version == told.stands_in {
+        // Nobody has touched the pod since it was looked at last: the usual case.
+        state.told = Some(told);
+        return;
+    }
+    let Some((pod, report)) = pods.of_device(device, &told.uid).zip(told.report.get()) else { return };
     if let Plan::Patch(patch) = plan(&pod, &report.key.uid, &report.status, true) {
         tracing::debug!(%device, pod = %report.key, "somebody changed the pod's status: it is written again");
         state.written_at = Some(Instant::now());
@@ -128,8 +134,11 @@ pub async fn reconcile(client: &NodeClient, pods: &Pods, device: &DeviceName, la
             Err(error) => tracing::warn!(%device, pod = %report.key, %error, "a status was not put right"),
             Ok(()) => {}
         }
+    } else {
+        // Not what is there by now: a newer state is looked at next time.
+        told.stands_in = version;
     }
-    state.told = Some(report);
+    state.told = Some(told);
 }
 
 async fn write_status(

@@ -172,7 +172,7 @@ impl FakeFleet {
         self.opened.lock().await.recv().await.unwrap()
     }
 
-    fn pods() -> Vec<Arc<Pod>> {
+    fn pods() -> Vec<Pod> {
         [("web-1", "pi-1"), ("elsewhere", "pi-2")]
             .into_iter()
             .map(|(name, node)| {
@@ -180,21 +180,21 @@ impl FakeFleet {
                     "metadata": {"namespace": "default", "name": name, "uid": format!("uid-of-{name}")},
                     "spec": {"nodeName": node, "containers": [{"name": "web"}]},
                 });
-                Arc::new(serde_json::from_value(pod).unwrap())
+                serde_json::from_value(pod).unwrap()
             })
             .collect()
     }
 }
 
 impl Fleet for FakeFleet {
-    fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+    fn pod(&self, namespace: &str, name: &str) -> Option<Pod> {
         Self::pods().into_iter().find(|pod| {
             pod.metadata.namespace.as_deref() == Some(namespace) && pod.metadata.name.as_deref() == Some(name)
         })
     }
 
-    fn pods_on(&self, device: &DeviceName) -> Vec<Arc<Pod>> {
-        let on = |pod: &Arc<Pod>| pod.spec.as_ref().unwrap().node_name.as_deref() == Some(device.as_str());
+    fn pods_on(&self, device: &DeviceName) -> Vec<Pod> {
+        let on = |pod: &Pod| pod.spec.as_ref().unwrap().node_name.as_deref() == Some(device.as_str());
         Self::pods().into_iter().filter(on).collect()
     }
 

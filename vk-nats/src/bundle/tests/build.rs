@@ -126,3 +126,27 @@ fn content_that_is_too_large_is_replaced_by_the_reason() {
     assert!(bundle.config_maps.is_empty() && bundle.secrets.is_empty());
     assert!(bundle.missing[0].message.contains("limit"));
 }
+
+#[test]
+fn a_status_is_no_other_pod_but_everything_that_a_device_has_to_know_is() {
+    let told = |value: Value| digest_of(&parsed(value));
+    let before = told(pod());
+    for (path, value) in [
+        ("/status/phase", json!("Running")),
+        ("/metadata/resourceVersion", json!("101")),
+        ("/metadata/managedFields", json!([])),
+    ] {
+        assert_eq!(told(with(path, value)), before, "{path}");
+    }
+    let mut deleted = pod();
+    deleted["metadata"]["deletionTimestamp"] = json!("2026-11-21T12:00:00Z");
+    assert_ne!(told(deleted), before, "a deletion");
+    for (path, value) in [
+        ("/status/phase", json!("Failed")),
+        ("/metadata/generation", json!(2)),
+        ("/metadata/labels/app", json!("back")),
+        ("/spec/containers/0/name", json!("other")),
+    ] {
+        assert_ne!(told(with(path, value)), before, "{path}");
+    }
+}

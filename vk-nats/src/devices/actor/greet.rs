@@ -146,7 +146,7 @@ impl Actor {
         self.ledger.begin(set.as_ref(), greeting.set_digest, greeting.answered, now);
         self.push_due = Some(now);
         self.keys.greeted(greeting.rotated, now);
-        self.upkeep.reported(greeting.node, now);
+        self.upkeep.reported(&greeting.node, now);
     }
 
     fn report_conflict(&mut self, token: &Token) {

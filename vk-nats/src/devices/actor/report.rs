@@ -31,7 +31,7 @@ impl Actor {
         let mut ack = StatusAck::default();
         if let Some(node) = report.node {
             // Held here and written from here; were this process to end first, the next hello brings it.
-            self.upkeep.reported(node, Instant::now());
+            self.upkeep.reported(&node, Instant::now());
             ack.node = Some(Outcome::Taken);
         }
         if report.pods.is_empty() {

@@ -16,6 +16,7 @@ use crate::{
         self, lease, status,
         transitions::{Told, Transition, transitions},
     },
+    packed::Packed,
 };
 
 /// Writes of one Node's status are at least this far apart: what the watch shows lags behind the last.
@@ -31,8 +32,8 @@ pub(super) struct Upkeep {
     heard: Option<Instant>,
     alive: bool,
     /// The device's last report, and the one that the API server took last: nearly always the same.
-    report: Option<Arc<NodeStatus>>,
-    written: Option<Arc<NodeStatus>>,
+    report: Option<Arc<Packed<NodeStatus>>>,
+    written: Option<Arc<Packed<NodeStatus>>>,
     status_due: Option<Instant>,
     refresh_at: Option<Instant>,
     wrote_at: Option<Instant>,
@@ -78,7 +79,8 @@ impl Upkeep {
     }
 
     /// The device reported its own status.
-    pub(super) fn reported(&mut self, report: NodeStatus, now: Instant) {
+    pub(super) fn reported(&mut self, report: &NodeStatus, now: Instant) {
+        let report = Packed::new(report);
         if self.report.as_deref() != Some(&report) {
             self.report = Some(Arc::new(report));
         }
@@ -168,6 +170,7 @@ impl Actor {
     fn write_status(&mut self, now: Instant, refresh: bool) {
         self.upkeep.status_due = None;
         let Some(report) = &self.upkeep.report else { return };
+        let Some(said) = report.get() else { return };
         let (node, port) = self.node();
         let additions = status::Additions {
             address: self.context.settings.node_address,
@@ -176,8 +179,10 @@ impl Actor {
             identity_conflict: self.conflict,
             key_version: self.session.key_version().map(|version| version.0.to_string()),
         };
-        let written = self.upkeep.written.as_deref();
-        let Some(patch) = status::patch(&node, report, written, &additions, Timestamp::now(), refresh) else {
+        let written = self.upkeep.written.as_ref().and_then(|written| written.get());
+        let Some(patch) =
+            status::patch(&node, &said, written.as_ref(), &additions, Timestamp::now(), refresh)
+        else {
             if self.upkeep.refresh_at.is_none() {
                 self.upkeep.refresh_at = Some(next_refresh(now));
             }
@@ -185,7 +190,7 @@ impl Actor {
         };
         self.upkeep.writing = true;
         self.upkeep.wrote_at = Some(now);
-        self.upkeep.news = transitions(&node, report);
+        self.upkeep.news = transitions(&node, &said);
         let report = Arc::clone(report);
         let client = self.context.client.clone();
         self.work.spawn(async move {
@@ -238,7 +243,7 @@ impl Actor {
         });
     }
 
-    pub(super) fn node_written(&mut self, result: Result<(), ApiError>, report: Arc<NodeStatus>) {
+    pub(super) fn node_written(&mut self, result: Result<(), ApiError>, report: Arc<Packed<NodeStatus>>) {
         let now = Instant::now();
         self.upkeep.writing = false;
         let found = std::mem::take(&mut self.upkeep.news);

@@ -283,7 +283,7 @@ impl Bench {
         .unwrap();
         let uid: fleet_wire::name::PodUid = "8a0b".parse().unwrap();
         let built = build(&pod, |_| crate::references::RefState::Pending, &BTreeMap::new()).unwrap();
-        self.context.pods.put(&self.device, &uid, Arc::new(pod));
+        self.context.pods.put(&self.device, &uid, &pod);
         let set = Arc::new(DesiredSet { bundles: BTreeMap::from([(uid.clone(), built)]) });
         self.context.sets.publish(&self.device, Arc::clone(&set));
         let key = PodKey { namespace: "web".parse().unwrap(), name: "front".parse().unwrap(), uid };
@@ -299,7 +299,7 @@ impl Bench {
         }))
         .unwrap();
         let uid: fleet_wire::name::PodUid = format!("uid-{name}").parse().unwrap();
-        self.context.pods.put(&self.device, &uid, Arc::new(pod));
+        self.context.pods.put(&self.device, &uid, &pod);
         PodKey { namespace: "web".parse().unwrap(), name: name.parse().unwrap(), uid }
     }
 

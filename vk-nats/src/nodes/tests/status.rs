@@ -3,6 +3,7 @@ use k8s_openapi::api::core::v1::{NodeAddress, NodeSystemInfo};
 use nkeys::{KeyPair, XKey};
 
 use super::*;
+use crate::packed::Packed;
 
 fn node() -> DeviceNode {
     let node = Enrollment {
@@ -52,17 +53,19 @@ fn at(text: &str) -> Timestamp {
 
 /// The node as the API has it after a patch.
 fn after(mut node: DeviceNode, patch: &Value) -> DeviceNode {
-    node.status.conditions = serde_json::from_value(patch["status"]["conditions"].clone()).unwrap();
-    node.status.capacity = report().capacity;
-    node.status.allocatable = report().allocatable;
-    node.status.node_info = report().node_info;
-    node.status.addresses =
+    let mut observed = node.observed.get().unwrap();
+    observed.status.conditions = serde_json::from_value(patch["status"]["conditions"].clone()).unwrap();
+    observed.status.capacity = report().capacity;
+    observed.status.allocatable = report().allocatable;
+    observed.status.node_info = report().node_info;
+    observed.status.addresses =
         Some(vec![NodeAddress { type_: "Hostname".to_owned(), address: "10.0.0.5".to_owned() }]);
     node.published_port = Some(10_307);
     node.incarnation = Some("3.abc".to_owned());
     let labels: BTreeMap<String, String> =
         serde_json::from_value(patch["metadata"]["labels"].clone()).unwrap();
-    node.labels.extend(labels);
+    observed.labels.extend(labels);
+    node.observed = Packed::new(&observed);
     node
 }
 
@@ -100,7 +103,8 @@ fn nothing_is_written_when_nothing_changed_and_a_refresh_moves_only_heartbeats()
 fn a_node_that_was_given_up_is_ready_again_at_once_and_foreign_conditions_stay() {
     let first = patch(&node(), &report(), None, &additions(), at("2026-11-21T12:00:00Z"), false).unwrap();
     let mut node = after(node(), &first);
-    let conditions = node.status.conditions.as_mut().unwrap();
+    let mut observed = node.observed.get().unwrap();
+    let conditions = observed.status.conditions.as_mut().unwrap();
     conditions[0].status = "Unknown".to_owned();
     conditions[0].reason = Some("NodeStatusUnknown".to_owned());
     conditions.push(NodeCondition {
@@ -108,6 +112,7 @@ fn a_node_that_was_given_up_is_ready_again_at_once_and_foreign_conditions_stay()
         status: "False".to_owned(),
         ..NodeCondition::default()
     });
+    node.observed = Packed::new(&observed);
     let patch =
         patch(&node, &report(), Some(&report()), &additions(), at("2026-11-21T13:00:00Z"), false).unwrap();
     let conditions = patch["status"]["conditions"].as_array().unwrap();
@@ -124,7 +129,9 @@ fn a_resource_that_is_gone_is_taken_away_and_normalized_quantities_do_not_loop()
         ("cpu".to_owned(), Quantity("4000m".to_owned())),
         ("example.com/camera".to_owned(), Quantity("1".to_owned())),
     ]);
-    node.status.capacity = Some(with_camera);
+    let mut observed = node.observed.get().unwrap();
+    observed.status.capacity = Some(with_camera);
+    node.observed = Packed::new(&observed);
     let now = at("2026-11-21T12:01:00Z");
     let patch_ = patch(&node, &report(), None, &additions(), now, false).unwrap();
     assert_eq!(patch_["status"]["capacity"], json!({ "cpu": "4", "example.com/camera": null }));

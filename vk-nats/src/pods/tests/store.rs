@@ -2,8 +2,8 @@ use k8s_openapi::{api::core::v1::PodSpec, apimachinery::pkg::apis::meta::v1::Obj
 
 use super::*;
 
-fn pod(uid: &str, version: &str) -> Arc<Pod> {
-    Arc::new(Pod {
+fn pod(uid: &str, version: &str) -> Pod {
+    Pod {
         metadata: ObjectMeta {
             namespace: Some("web".to_owned()),
             name: Some("front".to_owned()),
@@ -13,7 +13,7 @@ fn pod(uid: &str, version: &str) -> Arc<Pod> {
         },
         spec: Some(PodSpec::default()),
         status: None,
-    })
+    }
 }
 
 fn uid(text: &str) -> PodUid {
@@ -24,8 +24,8 @@ fn uid(text: &str) -> PodUid {
 fn a_successor_of_the_same_name_survives_the_removal_of_its_predecessor() {
     let pods = Pods::default();
     let device: DeviceName = "pi-7".parse().unwrap();
-    pods.insert(&device, &uid("old"), pod("old", "1"));
-    pods.insert(&device, &uid("new"), pod("new", "2"));
+    pods.insert(&device, &uid("old"), &pod("old", "1"));
+    pods.insert(&device, &uid("new"), &pod("new", "2"));
     assert_eq!(pods.remove(&uid("old")), Some(device.clone()));
     assert_eq!(pods.get("web", "front").unwrap().metadata.uid.as_deref(), Some("new"));
     assert_eq!(pods.on(&device).len(), 1);
@@ -38,9 +38,13 @@ fn a_successor_of_the_same_name_survives_the_removal_of_its_predecessor() {
 fn an_older_state_does_not_replace_a_newer_one() {
     let pods = Pods::default();
     let device: DeviceName = "pi-7".parse().unwrap();
-    assert!(pods.insert(&device, &uid("a"), pod("a", "100")));
-    assert!(!pods.insert(&device, &uid("a"), pod("a", "99")));
-    assert!(pods.insert(&device, &uid("a"), pod("a", "101")));
+    assert!(pods.insert(&device, &uid("a"), &pod("a", "100")));
+    assert!(!pods.insert(&device, &uid("a"), &pod("a", "99")));
+    assert_eq!(pods.version(&device, &uid("a")), Some(Some(100)));
+    assert!(pods.insert(&device, &uid("a"), &pod("a", "101")));
+    assert_eq!(pods.version(&device, &uid("a")), Some(Some(101)));
+    assert_eq!(pods.version(&"pi-8".parse().unwrap(), &uid("a")), None, "another device's pod");
+    assert_eq!(pods.of_device(&device, &uid("a")), Some(pod("a", "101")));
 }
 
 #[test]

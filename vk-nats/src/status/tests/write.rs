@@ -63,13 +63,19 @@ impl Bench {
 
     /// What the watch brings.
     fn the_api_has(&self, status: Option<PodStatus>) {
+        self.the_api_has_in(None, status);
+    }
+
+    /// What the watch brings, in a state of the pod that has a version.
+    fn the_api_has_in(&self, version: Option<&str>, status: Option<PodStatus>) {
         let mut pod: Pod = serde_json::from_value(json!({
             "metadata": { "namespace": "web", "name": "front", "uid": "8a0b" },
             "spec": { "nodeName": "pi-7", "containers": [{ "name": "web" }] },
         }))
         .unwrap();
+        pod.metadata.resource_version = version.map(str::to_owned);
         pod.status = status;
-        self.pods.put(&self.device, &self.key.uid, Arc::new(pod));
+        self.pods.put(&self.device, &self.key.uid, &pod);
     }
 
     fn asked(&self) -> Vec<Value> {
@@ -117,6 +123,24 @@ async fn what_the_api_has_is_not_written_again() {
         bench.reconcile().await;
     }
     assert_eq!(bench.asked().len(), 1);
+    assert!(bench.is_remembered().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_changed_after_it_was_found_right_is_looked_at_again() {
+    let bench = Bench::new().await;
+    bench.the_api_has_in(Some("7"), Some(running("True")));
+    bench.reconcile().await;
+    bench.the_api_has_in(Some("8"), Some(running("False")));
+    bench.reconcile().await;
+    assert_eq!(bench.asked().len(), 2);
+    // A wrong state is none that was found right.
+    bench.reconcile().await;
+    assert_eq!(bench.asked().len(), 3);
+    bench.the_api_has_in(Some("9"), Some(running("True")));
+    bench.reconcile().await;
+    bench.reconcile().await;
+    assert_eq!(bench.asked().len(), 3);
     assert!(bench.is_remembered().await);
 }
 
