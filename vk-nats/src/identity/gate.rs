@@ -14,8 +14,11 @@ use tokio::{
 /// make leases expire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
-    /// Leases and Node statuses.
+    /// Renewals of Leases, and Node statuses.
     Node,
+    /// First Leases. A Node is ready by its status, and the lifecycle controller counts from that: where a whole fleet
+    /// is switched on at once, they wait rather than the statuses.
+    NewLease,
     /// Pod statuses, deletions and reads for pods.
     Pod,
     /// Events, which may wait.
@@ -63,6 +66,7 @@ pub struct Gate(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     node: Arc<Semaphore>,
+    new_lease: Arc<Semaphore>,
     pod: Arc<Semaphore>,
     event: Arc<Semaphore>,
     state: Mutex<State>,
@@ -88,6 +92,7 @@ impl Gate {
             // API server; but fewer places than this, and a rollout's take longer than a device waits for an
             // answer, which sends all of them again.
             node: Arc::new(Semaphore::new(16)),
+            new_lease: Arc::new(Semaphore::new(4)),
             pod: Arc::new(Semaphore::new(24)),
             event: Arc::new(Semaphore::new(8)),
             state: Mutex::new(State { bucket: TokenBucket::new(per_second, burst, now), paused_until: now }),
@@ -98,6 +103,7 @@ impl Gate {
     pub async fn enter(&self, lane: Lane) -> Place {
         let semaphore = match lane {
             Lane::Node => &self.0.node,
+            Lane::NewLease => &self.0.new_lease,
             Lane::Pod => &self.0.pod,
             Lane::Event => &self.0.event,
         };
@@ -107,7 +113,10 @@ impl Gate {
             let mut state = self.state();
             let now = Instant::now();
             let paused = state.paused_until.saturating_duration_since(now);
-            let token = if lane == Lane::Node { Duration::ZERO } else { state.bucket.take(now) };
+            let token = match lane {
+                Lane::Node | Lane::NewLease => Duration::ZERO,
+                Lane::Pod | Lane::Event => state.bucket.take(now),
+            };
             paused.max(token)
         };
         if !wait.is_zero() {

@@ -80,7 +80,7 @@ async fn create(client: &NodeClient, node: &DeviceNode, spec: &Value) -> Result<
         },
         "spec": spec,
     });
-    let call = Call::new("create leases", Lane::Node, Method::POST, LEASES.to_owned(), JSON, &lease);
+    let call = Call::new("create leases", Lane::NewLease, Method::POST, LEASES.to_owned(), JSON, &lease);
     client.send(&node.device, call).await.map(|_| ())
 }
 

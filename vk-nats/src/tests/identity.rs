@@ -125,3 +125,21 @@ async fn a_bucket_lines_its_takers_up() {
     assert_eq!(bucket.take(now), Duration::from_millis(200));
     assert_eq!(bucket.take(now + Duration::from_secs(60)), Duration::ZERO);
 }
+
+#[tokio::test(start_paused = true)]
+async fn first_leases_of_a_whole_fleet_leave_statuses_their_places_and_get_theirs() {
+    let gate = Gate::new(1, 1);
+    let free = async |lane| {
+        let mut places = Vec::new();
+        while let Ok(place) = tokio::time::timeout(Duration::from_secs(1), gate.enter(lane)).await {
+            places.push(place);
+        }
+        places
+    };
+    let leases = free(Lane::NewLease).await;
+    assert!(!leases.is_empty(), "without a token: a pause is no reason to lose a Node");
+    let statuses = free(Lane::Node).await;
+    assert!(statuses.len() > leases.len(), "{} statuses beside {} Leases", statuses.len(), leases.len());
+    drop(leases);
+    assert!(!free(Lane::NewLease).await.is_empty(), "statuses do not hold up Leases for good, either");
+}
