@@ -47,7 +47,7 @@ pub async fn write(
     }
     for record in &report.events {
         let pod = record.pod.as_ref().and_then(|key| pods.of_device(device, &key.uid));
-        match write_one(client, device, record, list(pod.as_deref(), record), offset).await {
+        match write_one(client, device, record, list(pod.as_ref(), record), offset).await {
             Ok(()) => {}
             // Namespaces end, and what is wrong with an Event stays wrong.
             Err(

@@ -3,6 +3,7 @@ use k8s_openapi::api::core::v1::{NodeCondition, NodeSystemInfo};
 use nkeys::{KeyPair, XKey};
 
 use super::*;
+use crate::{nodes::device_node::Observed, packed::Packed};
 
 fn node(status: NodeStatus) -> DeviceNode {
     let node = Enrollment {
@@ -16,7 +17,8 @@ fn node(status: NodeStatus) -> DeviceNode {
         report_pod_ip: false,
     }
     .node();
-    DeviceNode { status, ..DeviceNode::parse(&node).unwrap() }
+    let observed = Packed::new(&Observed { status, ..Observed::default() });
+    DeviceNode { observed, ..DeviceNode::parse(&node).unwrap() }
 }
 
 fn status(boot_id: &str, conditions: &[(&str, &str)]) -> NodeStatus {
