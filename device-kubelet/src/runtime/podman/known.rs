@@ -17,7 +17,7 @@ pub(super) struct Known {
     pub(super) failed: HashMap<String, FailedStart>,
     /// Of pods that have a sandbox.
     pub(super) cgroups: HashMap<PodUid, PodCgroups>,
-    /// Containers that were seen to end and have not been listed so yet.
+    /// Containers that were seen to end, as long as they are there.
     pub(super) ended: HashSet<String>,
     /// Whether an ended container was killed for memory.
     pub(super) oom_killed: HashMap<String, bool>,
