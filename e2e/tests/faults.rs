@@ -1,7 +1,10 @@
 //! What goes wrong in a fleet: crashes, reboots, cut cables, servers that go away. Nothing is lost,
 //! doubled or stuck.
 
-use std::time::Duration;
+use std::{
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::fleet::{Fleet, FleetOptions};
@@ -19,6 +22,7 @@ scenarios!(
     nats_goes_away_in_the_middle_of_a_rollout,
     the_api_server_goes_away_in_the_middle_of_a_rollout,
     both_sides_crash_during_a_rollout,
+    whoever_crashes_at_whatever_moment_of_a_rollout_loses_nothing,
     a_pod_deleted_while_its_device_is_away_is_stopped_later,
 );
 
@@ -195,6 +199,34 @@ async fn both_sides_crash_during_a_rollout(fleet: &Fleet) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// A rollout takes some three seconds: other moments each time, and what they were in the error.
+async fn whoever_crashes_at_whatever_moment_of_a_rollout_loses_nothing(fleet: &Fleet) -> Result<()> {
+    for scene in ["at-random-1", "at-random-2", "at-random-3"] {
+        let moments: [Duration; 3] = std::array::from_fn(|_| {
+            let random = RandomState::new().build_hasher().finish();
+            Duration::from_millis(random % 3000)
+        });
+        let agent_crashes = async |device: usize| -> Result<()> {
+            // Not to wait for something, but to meet it in the middle of whatever it does.
+            tokio::time::sleep(moments[device]).await;
+            let agent = &fleet.devices()[device].agent;
+            agent.kill().await?;
+            agent.start().await
+        };
+        let cluster_side_crashes = async || -> Result<()> {
+            tokio::time::sleep(moments[2]).await;
+            fleet.vk()?.process.kill().await?;
+            fleet.vk()?.start().await
+        };
+        during_a_rollout(fleet, scene, async || {
+            tokio::try_join!(agent_crashes(0), agent_crashes(1), cluster_side_crashes()).map(drop)
+        })
+        .await
+        .with_context(|| format!("killed after {moments:?}: the agents, the cluster side"))?;
+    }
+    Ok(())
 }
 
 async fn a_pod_deleted_while_its_device_is_away_is_stopped_later(fleet: &Fleet) -> Result<()> {
