@@ -4,12 +4,14 @@
 //! `DeviceUnsupported`, and the fields are named in one Event. (It is not failed: a DaemonSet would make a failed
 //! pod again for ever.) Whether there is room for it is another question: [`capacity`].
 //!
-//! **Two exceptions, to be removed with the issues that bring the real thing:**
+//! **Three exceptions, to be removed with the issues that bring the real thing:**
 //!
 //! - *Probes* are accepted and not run: a running container counts as started, ready and alive. The pod gets one
 //!   Warning Event `ProbesNotSupported`.
 //! - The *service-account token volume* (`kube-api-access-*`) that admission adds to nearly every pod is left out,
 //!   with its mounts: there are no tokens for devices yet.
+//! - *Limits of local storage* (`emptyDir.sizeLimit` on disk, `ephemeral-storage`) are accepted and not enforced: no
+//!   pod is evicted. The pod gets one Warning Event `StorageLimitsNotEnforced`.
 
 pub mod capacity;
 
@@ -76,6 +78,14 @@ pub fn admit(desired: &Desired) -> Admission {
         );
         admission.warnings.push(("ProbesNotSupported", message));
     }
+    let limits = storage_limits(desired);
+    if !limits.is_empty() {
+        let message = format!(
+            "Limits of local storage are not enforced on this device yet: {}. Nothing is evicted that takes more",
+            limits.join(", ")
+        );
+        admission.warnings.push(("StorageLimitsNotEnforced", message));
+    }
     if matches!(spec.dns_policy.as_deref(), None | Some("ClusterFirst")) && spec.host_network != Some(true)
         || spec.dns_policy.as_deref() == Some("ClusterFirstWithHostNet")
     {
@@ -88,6 +98,23 @@ pub fn admit(desired: &Desired) -> Admission {
         admission.warnings.push(("MissingClusterDNS", message));
     }
     admission
+}
+
+/// Limits that only eviction could enforce; a volume in memory has the size of its limit.
+fn storage_limits(desired: &Desired) -> Vec<String> {
+    let volumes = desired.spec.volumes.iter().flatten().filter(|volume| {
+        volume.empty_dir.as_ref().is_some_and(|empty_dir| {
+            empty_dir.size_limit.is_some() && empty_dir.medium.as_deref().is_none_or(str::is_empty)
+        })
+    });
+    let volumes = volumes.map(|volume| format!("sizeLimit of volume {:?}", volume.name));
+    let containers = desired.containers().filter(|(_, container)| {
+        let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+        limits.is_some_and(|limits| limits.contains_key("ephemeral-storage"))
+    });
+    let containers =
+        containers.map(|(_, container)| format!("ephemeral-storage of container {}", container.name));
+    volumes.chain(containers).collect()
 }
 
 fn pod_fields(spec: &PodSpec) -> Vec<String> {
@@ -254,5 +281,30 @@ mod tests {
         ] {
             assert!(unsupported(&container(&plain)).is_empty(), "{plain}");
         }
+    }
+
+    #[test]
+    fn limits_that_nobody_enforces_are_said() {
+        let bundle = json!({ "pod": {
+            "metadata": { "namespace": "default", "name": "web", "uid": "u1" },
+            "spec": {
+                "dnsPolicy": "Default",
+                "volumes": [
+                    { "name": "disk", "emptyDir": { "sizeLimit": "10Mi" } },
+                    { "name": "memory", "emptyDir": { "sizeLimit": "10Mi", "medium": "Memory" } },
+                    { "name": "free", "emptyDir": {} },
+                ],
+                "containers": [
+                    { "name": "c", "image": "busybox:1", "resources": { "limits": { "ephemeral-storage": "1Gi" } } },
+                    { "name": "d", "image": "busybox:1", "resources": { "limits": { "memory": "1Gi" } } },
+                ],
+            },
+        } });
+        let admission = admit(&Desired::parse(&"u1".parse().unwrap(), &bundle.to_string()).unwrap());
+        assert!(admission.unsupported.is_empty());
+        let [(reason, message)] = &admission.warnings[..] else { panic!("{admission:?}") };
+        assert_eq!(*reason, "StorageLimitsNotEnforced");
+        assert!(message.contains("volume \"disk\"") && message.contains("container c."), "{message}");
+        assert!(!message.contains("\"memory\"") && !message.contains("container d"), "{message}");
     }
 }
