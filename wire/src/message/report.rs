@@ -150,16 +150,17 @@ pub enum EventType {
     Normal,
 }
 
-/// One event. Repetitions are counted on the device.
+/// One event. Repetitions are counted on the device, and told as the same event with a higher count.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventRecord {
-    /// Unique on this device; sent again until acknowledged, so the receiver can drop doubles.
+    /// Unique on this device, the same for a repetition; sent again until acknowledged, so the receiver can tell
+    /// doubles.
     pub id: String,
     /// The pod concerned; `None` means the Node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodKey>,
-    /// The container concerned (`fieldPath: spec.containers{name}`).
+    /// The container concerned (`fieldPath: spec.containers{name}`, or `spec.initContainers{name}`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<ContainerName>,
     /// `type`.
