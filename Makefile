@@ -16,11 +16,10 @@ ON_PODMAN5 := --config 'target."cfg(all())".runner = ["$(CURDIR)/e2e/tools/podma
 # All that tests and lints compile is selected the same way, the whole workspace with these features: cargo compiles a
 # dependency once for each set of features that a selection of packages gives it.
 WORKSPACE := --workspace --features harmony-config/nats,harmony-config/openbao
-# Integration tests that need real servers, and the others.
+# Tests that need the real servers run only when they are named (`test = false`).
 SCENARIOS := $(basename $(notdir $(wildcard e2e/tests/*.rs))) updates_nats
-# Those of faults and of bad input.
+# Of them, those of faults and of bad input.
 FAULTS := adverse faults many_nodes outages refused rollout strangers
-INTEGRATION := $(filter-out $(SCENARIOS),$(basename $(notdir $(wildcard */tests/*.rs config/cli/tests/*.rs))))
 
 .DEFAULT_GOAL := help
 
@@ -56,6 +55,7 @@ fmt: ## Check the format of the sources (`cargo fmt` writes it)
 .PHONY: lint
 lint: ## Lints; every warning is an error
 	cargo clippy $(WORKSPACE) --all-targets -- -D warnings
+	cargo clippy $(WORKSPACE) $(addprefix --test ,$(SCENARIOS)) -- -D warnings
 	@# Fuzz targets are workspaces of their own: here they are kept compiling.
 	cargo clippy --locked --manifest-path wire/fuzz/Cargo.toml --bins -- -D warnings
 	cargo clippy --locked --manifest-path config/fuzz/Cargo.toml --bins -- -D warnings
@@ -75,9 +75,8 @@ advisories: ## Known vulnerabilities of dependencies; downloads the advisory dat
 	$(CARGO_TOOLS)/cargo-deny check advisories
 
 .PHONY: unit
-unit: build ## Unit, property and behaviour tests; the runtime's on a Podman of their own
-	cargo test --no-fail-fast $(WORKSPACE) --lib --bins $(addprefix --test ,$(INTEGRATION))
-	cargo test --no-fail-fast $(WORKSPACE) --doc
+unit: ## Unit, property and behaviour tests; the runtime's on a Podman of their own
+	cargo test --no-fail-fast $(WORKSPACE)
 
 .PHONY: scenarios
 scenarios: install tools build ## Scenarios on the real servers (one: `make scenarios ONLY=ground`)
@@ -93,14 +92,14 @@ faults: install tools build ## Scenarios of faults and bad input, TIMES times in
 .PHONY: podman5
 podman5: install $(if $(ONLY),tools build) ## Behaviour tests on Podman 5, out of Debian 13 (`ONLY=chain`: a scenario)
 	@e2e/tools/podman5.sh build
-	cargo test --no-fail-fast $(ON_PODMAN5) $(if $(ONLY),--package e2e --test $(ONLY),\
-		--package device-kubelet --test runtime_behaviour --test pods_podman) -- --nocapture
+	cargo test --no-fail-fast $(WORKSPACE) $(ON_PODMAN5) \
+		$(addprefix --test ,$(or $(ONLY),runtime_behaviour pods_podman)) -- --nocapture
 
 .PHONY: podman-answers
 podman-answers: install ## Record this machine's Podman's and Podman 5's answers anew, as fixtures
 	@e2e/tools/podman5.sh build
-	cargo test --package device-kubelet --test runtime_behaviour -- --ignored recording
-	cargo test $(ON_PODMAN5) --package device-kubelet --test runtime_behaviour -- --ignored recording
+	cargo test $(WORKSPACE) --test runtime_behaviour -- --ignored recording
+	cargo test $(WORKSPACE) $(ON_PODMAN5) --test runtime_behaviour -- --ignored recording
 
 .PHONY: docs
 docs: ## Build the book and the API documentation; every warning is an error

@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-#[path = "chain/kept.rs"]
+#[path = "sources/kept.rs"]
 #[allow(dead_code)]
 mod kept;
 

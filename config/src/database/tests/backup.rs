@@ -14,13 +14,15 @@ struct Kept {
 }
 
 impl Kept {
-    /// With a continuous backup.
+    /// With a continuous backup that has its first copy: whatever is written from now on can be restored alone.
     fn new(change: impl FnOnce(&mut BackupFolder)) -> Self {
         let backup = tempfile::tempdir().unwrap();
         let mut folder = BackupFolder::at(&backup.path().join("deep/backup"));
         change(&mut folder);
         let fixture = Fixture::with(Options { backup: Some(folder), ..Options::default() });
-        Self { fixture, backup }
+        let kept = Self { fixture, backup };
+        kept.state();
+        kept
     }
 
     fn folder(&self) -> PathBuf {
