@@ -78,9 +78,10 @@ pub enum TelemetryError {
 
 /// Sets up logging for the process, once.
 ///
-/// `level` is a level (`info`) or a list of `target=level` with one default. With a plain level of `info`
-/// or less, libraries whose connection states this crate logs itself stay silent: async-nats would
-/// otherwise add an error line to each of its endless reconnection attempts.
+/// `level` is a level (`info`) or a list of `target=level` with one default. Unless the list names it, or the level is
+/// plainly `debug` or `trace`, async-nats stays silent: this crate logs its connection states itself, and it would
+/// otherwise add a line to each of its endless reconnection attempts, and to each message that a device
+/// sends too much.
 pub fn init(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
     let filter = filter(level)?;
     let registry = tracing_subscriber::registry();
@@ -102,10 +103,9 @@ fn filter(level: &str) -> Result<Targets, TelemetryError> {
         return Err(refused());
     }
     let targets: Targets = level.parse().map_err(|_| refused())?;
-    match level.trim().parse::<LevelFilter>() {
-        Ok(plain) if plain <= LevelFilter::INFO => Ok(targets.with_target("async_nats", LevelFilter::OFF)),
-        _ => Ok(targets),
-    }
+    let names_it = level.contains("async_nats");
+    let is_all = level.trim().parse::<LevelFilter>().is_ok_and(|plain| plain > LevelFilter::INFO);
+    Ok(if names_it || is_all { targets } else { targets.with_target("async_nats", LevelFilter::OFF) })
 }
 
 #[cfg(test)]
@@ -117,15 +117,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plain_level_silences_what_this_crate_logs_itself() {
-        let filter = filter("info").unwrap();
-        assert!(filter.would_enable("device_kubelet::link", &Level::INFO));
-        assert!(!filter.would_enable("device_kubelet::link", &Level::DEBUG));
-        assert!(!filter.would_enable("async_nats::connector", &Level::ERROR));
+    fn what_this_crate_logs_itself_is_silent_unless_it_is_named() {
+        for level in ["info", "info,vk_nats=debug", "debug,vk_nats=trace"] {
+            let filter = filter(level).unwrap();
+            assert!(filter.would_enable("device_kubelet::link", &Level::INFO), "{level}");
+            assert!(!filter.would_enable("device_kubelet::link", &Level::TRACE), "{level}");
+            assert!(!filter.would_enable("async_nats::connector", &Level::ERROR), "{level}");
+        }
     }
 
     #[test]
-    fn debug_and_lists_show_all_that_was_asked_for() {
+    fn debug_and_who_names_it_see_all_of_it() {
         assert!(filter("debug").unwrap().would_enable("async_nats::connector", &Level::DEBUG));
         let list = filter("warn,async_nats=info").unwrap();
         assert!(list.would_enable("async_nats", &Level::INFO));
