@@ -2,7 +2,7 @@
 
 use fleet_wire::{
     envelope::Opened,
-    message::{EventsReport, Outcome, PodOutcome, Refusal, RefusalCode, StatusAck, StatusReport},
+    message::{EventsReport, Outcome, PodOutcome, PodReport, Refusal, RefusalCode, StatusAck, StatusReport},
 };
 use futures::{StreamExt as _, stream};
 use std::sync::Arc;
@@ -37,10 +37,22 @@ impl Actor {
         if report.pods.is_empty() {
             return self.accept(&asked, ack).await;
         }
+        // A queue is made only for a pod that is there: whoever makes up names does not fill the memory with queues.
+        let (there, gone): (Vec<_>, Vec<_>) = report
+            .pods
+            .into_iter()
+            .partition(|pod| self.context.pods.version(&self.device, &pod.key.uid).is_some());
+        ack.pods.extend(gone.into_iter().map(|PodReport { key, revision, .. }| PodOutcome {
+            uid: key.uid,
+            revision,
+            outcome: Outcome::Gone,
+        }));
+        if there.is_empty() {
+            return self.accept(&asked, ack).await;
+        }
         let context = Arc::clone(&self.context);
         let device = self.device.clone();
-        let pods: Vec<_> = report
-            .pods
+        let pods: Vec<_> = there
             .into_iter()
             .map(|pod| {
                 let turn = self.turns.next(&pod.key.uid);
@@ -65,8 +77,8 @@ impl Actor {
                 }
             });
             let results: Vec<_> = stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
-            let (outcomes, waiting): (_, Vec<_>) = results.into_iter().unzip();
-            ack.pods = outcomes;
+            let (outcomes, waiting): (Vec<_>, Vec<_>) = results.into_iter().unzip();
+            ack.pods.extend(outcomes);
             Done::Status { asked, ack, waiting: waiting.into_iter().flatten().collect() }
         });
     }

@@ -262,6 +262,15 @@ async fn a_pod_of_another_device_or_of_nobody_is_gone() {
         bench.request::<StatusAck>(UpVerb::Status, &stopped(&key, "Running")).await.into_result().unwrap();
     assert_eq!(ack.pods[0].outcome, Outcome::Gone);
     assert!(bench.api.lock().unwrap().iter().all(|(_, path, _)| !path.contains("/pods/")));
+
+    // Among others, each has its own answer.
+    let here = bench.place_pod("here");
+    let mut report = stopped(&key, "Running");
+    report.pods.extend(stopped(&here, "Running").pods);
+    let ack = bench.request::<StatusAck>(UpVerb::Status, &report).await.into_result().unwrap();
+    let outcomes: BTreeMap<_, _> =
+        ack.pods.iter().map(|pod| (pod.uid.as_str(), pod.outcome.clone())).collect();
+    assert_eq!(outcomes, BTreeMap::from([("foreign", Outcome::Gone), ("uid-here", Outcome::Taken)]));
 }
 
 #[tokio::test(start_paused = true)]
