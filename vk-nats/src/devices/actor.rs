@@ -55,6 +55,7 @@ use crate::{
 
 use greet::Greeting;
 use membership::Keys;
+use report::Rest;
 use upkeep::Upkeep;
 
 /// How often at most a device is asked to say hello again.
@@ -92,7 +93,8 @@ pub enum Input {
 /// What a task beside the actor found.
 #[derive(Debug)]
 enum Done {
-    Status { asked: Asked, ack: StatusAck, waiting: Vec<Waiting> },
+    Status { asked: Asked, ack: StatusAck, waiting: Vec<Waiting>, rest: Option<Rest> },
+    Late(Vec<Waiting>),
     Events { asked: Asked, result: Result<EventsAck, Refusal> },
     Node { result: Result<(), ApiError>, report: Arc<Packed<NodeStatus>> },
     Lease(Result<(), ApiError>),
@@ -404,10 +406,12 @@ impl Actor {
 
     async fn done(&mut self, done: Done) {
         match done {
-            Done::Status { asked, ack, waiting } => {
+            Done::Status { asked, ack, waiting, rest } => {
                 self.write_in_time(waiting);
+                self.write_on(rest);
                 self.accept(&asked, ack).await;
             }
+            Done::Late(waiting) => self.write_in_time(waiting),
             Done::Events { asked, result: Ok(ack) } => self.accept(&asked, ack).await,
             Done::Events { asked, result: Err(refusal) } => self.refuse(&asked, refusal).await,
             Done::Node { result, report } => self.node_written(result, report),

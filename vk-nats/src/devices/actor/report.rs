@@ -1,12 +1,15 @@
 //! Statuses and events on their way to the API server.
 
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
+
 use fleet_wire::{
     envelope::Opened,
     message::{EventsReport, Outcome, PodOutcome, PodReport, Refusal, RefusalCode, StatusAck, StatusReport},
 };
-use futures::{StreamExt as _, stream};
-use std::sync::Arc;
-use std::time::Duration;
+use futures::{
+    StreamExt as _,
+    stream::{self, BoxStream},
+};
 use tokio::time::Instant;
 
 use super::{Actor, Asked, Done};
@@ -15,12 +18,24 @@ use crate::{
     status::{self, Waiting},
 };
 
-/// How many of a device's pods are written at a time.
+/// How many pods of one report are written at a time.
 const AT_ONCE: usize = 8;
-/// After this the rest of a report is answered with "later": the device waits for an answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(8);
+/// After this the rest of a report is answered with "later", and written on. The device sends no other status before
+/// it has the answer: one pod that the API server takes long for must not hold up all others.
+const STATUS_WITHIN: Duration = Duration::from_secs(2);
+/// After this a device that sent events is told to send them again.
+const EVENTS_WITHIN: Duration = Duration::from_secs(8);
 /// Reports and event batches of one device that may be worked on at a time.
 const MOST_WORK: usize = 32;
+
+/// The pods of a report that were not written when it was answered.
+pub(super) struct Rest(BoxStream<'static, (PodOutcome, Option<Waiting>)>);
+
+impl fmt::Debug for Rest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rest").finish_non_exhaustive()
+    }
+}
 
 impl Actor {
     pub(super) async fn status(&mut self, asked: Asked, opened: &Opened) {
@@ -59,27 +74,45 @@ impl Actor {
                 (pod, turn)
             })
             .collect();
+        let mut unanswered: HashSet<_> =
+            pods.iter().map(|(pod, _)| (pod.key.uid.clone(), pod.revision)).collect();
+        let writes = pods.into_iter().map(move |(pod, turn)| {
+            let (context, device) = (Arc::clone(&context), device.clone());
+            async move { Box::pin(status::write(&context.client, &context.pods, &device, pod, turn)).await }
+        });
+        let mut writes = stream::iter(writes).buffer_unordered(AT_ONCE).boxed();
         self.work.spawn(async move {
-            let deadline = Instant::now() + ANSWER_WITHIN;
-            let writes = pods.into_iter().map(|(pod, turn)| {
-                let (context, device) = (&context, &device);
-                async move {
-                    let late = PodOutcome {
-                        uid: pod.key.uid.clone(),
-                        revision: pod.revision,
-                        outcome: Outcome::Later(Refusal::new(
-                            RefusalCode::Unavailable,
-                            "the API server did not take it in time",
-                        )),
-                    };
-                    let write = status::write(&context.client, &context.pods, device, pod, turn);
-                    tokio::time::timeout_at(deadline, Box::pin(write)).await.unwrap_or((late, None))
+            let deadline = Instant::now() + STATUS_WITHIN;
+            let mut waiting = Vec::new();
+            let rest = loop {
+                match tokio::time::timeout_at(deadline, writes.next()).await {
+                    Ok(Some((outcome, paced))) => {
+                        unanswered.remove(&(outcome.uid.clone(), outcome.revision));
+                        ack.pods.push(outcome);
+                        waiting.extend(paced);
+                    }
+                    Ok(None) => break None,
+                    Err(_) => break Some(Rest(writes)),
                 }
-            });
-            let results: Vec<_> = stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
-            let (outcomes, waiting): (Vec<_>, Vec<_>) = results.into_iter().unzip();
-            ack.pods.extend(outcomes);
-            Done::Status { asked, ack, waiting: waiting.into_iter().flatten().collect() }
+            };
+            ack.pods.extend(unanswered.into_iter().map(|(uid, revision)| PodOutcome {
+                uid,
+                revision,
+                outcome: Outcome::Later(Refusal::new(
+                    RefusalCode::Unavailable,
+                    "the API server has not taken it yet",
+                )),
+            }));
+            Done::Status { asked, ack, waiting, rest }
+        });
+    }
+
+    /// Goes on with what was not written in time for the answer: what becomes of it the device learns when it asks
+    /// again.
+    pub(super) fn write_on(&mut self, rest: Option<Rest>) {
+        let Some(Rest(rest)) = rest else { return };
+        self.work.spawn(async move {
+            Done::Late(rest.filter_map(|(_, waiting)| std::future::ready(waiting)).collect().await)
         });
     }
 
@@ -102,7 +135,7 @@ impl Actor {
         let (context, device) = (Arc::clone(&self.context), self.device.clone());
         self.work.spawn(async move {
             let write = Box::pin(events::write(&context.client, &context.pods, &device, &report));
-            let result = tokio::time::timeout(ANSWER_WITHIN, write).await.unwrap_or_else(|_| {
+            let result = tokio::time::timeout(EVENTS_WITHIN, write).await.unwrap_or_else(|_| {
                 Err(Refusal::new(RefusalCode::Unavailable, "the API server did not take them in time"))
             });
             Done::Events { asked, result }

@@ -48,6 +48,8 @@ use crate::{
 };
 
 pub const INTERVAL: Duration = Duration::from_secs(10);
+/// How long the API server takes for a pod named `slow`.
+pub const SLOW: Duration = Duration::from_secs(7);
 
 struct Wire(mpsc::UnboundedSender<(String, Vec<u8>)>);
 
@@ -83,6 +85,9 @@ fn api_server() -> (kube::Client, Requests) {
             let body = body.collect().await?.to_bytes();
             let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
             noted.lock().unwrap().push((parts.method.to_string(), parts.uri.path().to_owned(), body));
+            if parts.uri.path().contains("/pods/slow/") {
+                tokio::time::sleep(SLOW).await;
+            }
             let gone = parts.method == http::Method::GET && parts.uri.path().starts_with("/api/v1/nodes/");
             let mut answer = http::Response::new(Body::from(b"{}".to_vec()));
             *answer.status_mut() = if gone { http::StatusCode::NOT_FOUND } else { http::StatusCode::OK };

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    devices::bench::{Bench, INTERVAL},
+    devices::bench::{Bench, INTERVAL, SLOW},
     status,
 };
 
@@ -238,6 +238,35 @@ async fn the_pace_of_one_pod_delays_no_other_and_its_newest_status_is_written_in
     let ack = bench.request::<StatusAck>(UpVerb::Status, &again).await.into_result().unwrap();
     assert_eq!(ack.pods[0].outcome, Outcome::Taken);
     assert_eq!(patches(&bench, "busy").len(), 2, "what the API server has is not written again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_takes_long_holds_up_no_other_and_is_written_once() {
+    let mut bench = Bench::new();
+    let [slow, other] = ["slow", "other"].map(|name| bench.place_pod(name));
+    let empty = bench.publish_nothing();
+    bench.hello(None, empty).await;
+    let running = |key: &PodKey| {
+        let status = PodStatus { phase: Some("Running".to_owned()), ..PodStatus::default() };
+        PodReport { key: key.clone(), revision: 1, status, stopped: false }
+    };
+    let both = StatusReport { node: None, pods: vec![running(&slow), running(&other)] };
+    let began = Instant::now();
+    let ack = bench.request::<StatusAck>(UpVerb::Status, &both).await.into_result().unwrap();
+    let outcomes: BTreeMap<_, _> =
+        ack.pods.iter().map(|pod| (pod.uid.as_str(), outcome(&pod.outcome))).collect();
+    assert_eq!(outcomes, BTreeMap::from([("uid-other", "taken"), ("uid-slow", "later")]));
+    assert!(began.elapsed() < SLOW / 2, "the answer waited: {:?}", began.elapsed());
+
+    // It is on its way: asked again, it is not written again.
+    let again = StatusReport { node: None, pods: vec![running(&slow)] };
+    let ack = bench.request::<StatusAck>(UpVerb::Status, &again).await.into_result().unwrap();
+    assert_eq!(outcome(&ack.pods[0].outcome), "later");
+    tokio::time::sleep(SLOW).await;
+    let ack = bench.request::<StatusAck>(UpVerb::Status, &again).await.into_result().unwrap();
+    assert_eq!(ack.pods[0].outcome, Outcome::Taken);
+    let seen = bench.api.lock().unwrap().clone();
+    assert_eq!(seen.iter().filter(|(_, path, _)| path.contains("/pods/slow/")).count(), 1);
 }
 
 fn outcome(outcome: &Outcome) -> &'static str {
