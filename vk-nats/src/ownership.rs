@@ -38,6 +38,8 @@ const MARGIN: Duration = Duration::from_secs(5);
 pub const GIVE_UP_AFTER: Duration = Duration::from_secs(300);
 const RENEW_EVERY: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long the API server may take for a claim. One that was taken although its answer did not come is one's own.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why the fleet cannot be owned (any more).
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +93,10 @@ impl Ownership {
         let mut sighting: Option<Sighting> = None;
         let mut told = None;
         loop {
-            match attempt(&leases, identity, &mut sighting).await {
+            // A connection that died in silence would be waited for without an end.
+            let asked = attempt(&leases, identity, &mut sighting);
+            let answer = tokio::time::timeout(ANSWER_WITHIN, asked).await;
+            match answer.unwrap_or_else(|_| Err(ClaimError::Silence)) {
                 Ok(Ok((held, epoch, since))) => {
                     tracing::info!(%epoch, identity, "owns the fleet");
                     let deadline = watch::channel(since + LEASE_DURATION - MARGIN).0;
@@ -205,6 +210,14 @@ enum RenewError {
     Api(#[from] kube::Error),
 }
 
+#[derive(Debug, thiserror::Error)]
+enum ClaimError {
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    #[error("the API server did not answer within {ANSWER_WITHIN:?}")]
+    Silence,
+}
+
 type Held = (Lease, OwnerEpoch, Instant);
 
 /// One look at the Lease: ours from now on, or somebody's.
@@ -212,7 +225,7 @@ async fn attempt(
     leases: &Api<Lease>,
     identity: &str,
     sighting: &mut Option<Sighting>,
-) -> Result<Result<Held, String>, kube::Error> {
+) -> Result<Result<Held, String>, ClaimError> {
     let current = leases.get_opt(LEASE_NAME).await?;
     let now = Instant::now();
     match decide(current.as_ref(), identity, sighting, now) {

@@ -1,3 +1,9 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http_body_util::BodyExt as _;
+use kube::client::Body;
+use serde_json::json;
+
 use super::{
     claim::{Claim, EPOCH_ANNOTATION, Sighting, decide},
     *,
@@ -57,4 +63,36 @@ async fn a_tenure_ends_by_itself() {
     assert!(tenure.holds());
     tokio::time::advance(Duration::from_secs(10)).await;
     assert!(!tenure.holds());
+}
+
+/// Has no Lease, takes one, and says nothing at all to the first who asks.
+fn api_server_that_is_silent_at_first() -> kube::Client {
+    static SILENT: AtomicBool = AtomicBool::new(true);
+    let service = tower::service_fn(|request: http::Request<Body>| async move {
+        if SILENT.swap(false, Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        let (parts, body) = request.into_parts();
+        let (status, body) = if parts.method == http::Method::GET {
+            let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                                 "message": "not found", "reason": "NotFound", "code": 404 });
+            (http::StatusCode::NOT_FOUND, status.to_string().into_bytes())
+        } else {
+            (http::StatusCode::CREATED, body.collect().await?.to_bytes().to_vec())
+        };
+        let mut answer = http::Response::new(Body::from(body));
+        *answer.status_mut() = status;
+        Ok::<_, tower::BoxError>(answer)
+    });
+    kube::Client::new(service, "default")
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_never_comes_is_not_waited_for() {
+    let began = Instant::now();
+    let acquire = Ownership::acquire(api_server_that_is_silent_at_first(), "fleet", "a");
+    let ownership = tokio::time::timeout(LEASE_DURATION, acquire).await.expect("it waits for ever");
+    assert_eq!(ownership.epoch, OwnerEpoch(1));
+    assert!(began.elapsed() >= ANSWER_WITHIN);
+    assert!(ownership.tenure().holds());
 }
