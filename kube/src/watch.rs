@@ -40,6 +40,11 @@ use self::{
     readiness::{Reporter, Seen},
 };
 
+/// How long the API server keeps one request of a watch open; then it goes on where it was. One whose end does not come,
+/// because the connection died in silence, is given up some seconds later. kube's own 290 s would be five minutes in
+/// which a pod that was bound or deleted is not seen; kubelets notice after 45 s.
+const SECONDS: u32 = 60;
+
 /// Objects of one kind, followed. Failures are reported and retried inside; what comes out are kube's events.
 ///
 /// Objects come without `managedFields`: nobody reads them, and they are a good part of an object.
@@ -57,7 +62,7 @@ where
 {
     /// Begins with the first call of [`event`](Self::event). `what` names the objects for people, in the plural.
     pub fn new(api: Api<K>, config: Config, what: &'static str, readiness: Readiness) -> Self {
-        Self::over(watcher(api, config), what, readiness)
+        Self::over(watcher(api, config.timeout(SECONDS)), what, readiness)
     }
 }
 

@@ -203,3 +203,46 @@ async fn nothing_is_lost_when_asking_is_given_up() {
     drop(answers);
     assert!(watch.event().await.is_none(), "an end is passed on");
 }
+
+#[tokio::test]
+async fn a_watch_is_begun_again_each_minute() {
+    use tokio::{
+        io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+        net::TcpListener,
+    };
+    fleet_daemon::install_crypto_provider();
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", server.local_addr().unwrap());
+    let client = kube::Client::try_from(kube::Config::new(address.parse().unwrap())).unwrap();
+    let health = Health::new();
+    let readiness = Readiness::Current(health.check("nodes"));
+    let mut watch = Watch::<Node>::new(Api::all(client), Config::default(), "Nodes", readiness);
+    let follow = async { while watch.event().await.is_some() {} };
+    let serve = async {
+        loop {
+            let (stream, _) = server.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            let mut request = String::new();
+            stream.read_line(&mut request).await.unwrap();
+            if request.contains("watch=true") {
+                return request;
+            }
+            let mut line = String::new();
+            while stream.read_line(&mut line).await.unwrap() > 2 {
+                line.clear();
+            }
+            let list = r#"{"kind":"NodeList","apiVersion":"v1","metadata":{"resourceVersion":"7"},"items":[]}"#;
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n";
+            let answer = format!("{head}content-length: {}\r\n\r\n{list}", list.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    };
+    let request = timeout(Duration::from_secs(60), async {
+        tokio::select! {
+            () = follow => panic!("it ended"),
+            request = serve => request,
+        }
+    });
+    let request = request.await.expect("nothing was asked");
+    assert!(request.contains(&format!("timeoutSeconds={SECONDS}")), "{request}");
+}
