@@ -90,7 +90,7 @@ impl Actor {
             },
             Err(error) => return self.complain("stream", error.label(), &error),
         };
-        self.upkeep.heard(Instant::now(), false);
+        self.upkeep.heard(Instant::now());
         let closing = matches!(frame, Frame::End { .. } | Frame::Cancel);
         let delivery = self.streams.deliver(id, frame);
         self.context.metrics.message(

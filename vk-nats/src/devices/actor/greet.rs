@@ -121,8 +121,10 @@ impl Actor {
         if was_silent {
             self.context.metrics.devices_connected.inc();
             tracing::info!(device = %self.device, session = ?self.session.id(), "connected");
+            self.returned(now);
+        } else {
+            self.upkeep.heard(now);
         }
-        self.upkeep.heard(now, was_silent);
     }
 
     fn greeted(&mut self, greeting: Greeting, now: Instant) {

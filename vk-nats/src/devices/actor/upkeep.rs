@@ -23,8 +23,9 @@ use crate::{
 const STATUS_PACE: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
-/// Events of Nodes give way to what makes Nodes ready: for each connected device they wait so much longer.
-const EVENT_SPREAD: Duration = Duration::from_millis(15);
+/// First Leases and Events of Nodes give way to what makes Nodes ready: for each device of the fleet, connected yet or
+/// not, they wait up to so much longer.
+const SPREAD: Duration = Duration::from_millis(15);
 
 /// What is due when.
 #[derive(Debug)]
@@ -67,15 +68,18 @@ impl Upkeep {
         }
     }
 
-    /// The device gave a sign of life; `returned` if it had been silent.
-    pub(super) fn heard(&mut self, now: Instant, returned: bool) {
+    /// The device gave a sign of life.
+    pub(super) fn heard(&mut self, now: Instant) {
         self.heard = Some(now);
         self.alive = true;
-        if returned {
-            // Kubernetes may have given it up meanwhile: say otherwise at once.
-            self.lease_due = Some(now);
-            self.due_status(now);
-        }
+    }
+
+    /// The device had been silent, and Kubernetes may have given it up: something says otherwise at once. `lease`
+    /// is when the Lease has its turn.
+    fn returned(&mut self, now: Instant, lease: Instant) {
+        self.heard(now);
+        self.lease_due = Some(lease);
+        self.due_status(now);
     }
 
     /// The device reported its own status.
@@ -124,6 +128,25 @@ impl Actor {
         if self.push_due.is_none() {
             self.push_due = Some(now);
         }
+    }
+
+    /// The device is there again after a silence, or for the first time.
+    ///
+    /// A Node that is not ready in the API gets a new status, which the lifecycle controller takes for a sign of life
+    /// as well as a Lease. In a large fleet the Lease waits for the device's own point of the interval then: where
+    /// all are switched on together none is in the way of a Node's becoming ready, or renewed right after it was made.
+    pub(super) fn returned(&mut self, now: Instant) {
+        let lease = if self.node().0.is_ready() {
+            now
+        } else {
+            lease::next_renewal(&self.device, self.context.started, now).min(now + self.spread())
+        };
+        self.upkeep.returned(now, lease);
+    }
+
+    /// How long at most what gives way waits.
+    fn spread(&self) -> Duration {
+        SPREAD * u32::try_from(self.context.metrics.devices_enrolled.get()).unwrap_or(0)
     }
 
     /// Does what is due.
@@ -213,8 +236,7 @@ impl Actor {
         }
         let (context, device) = (Arc::clone(&self.context), self.device.clone());
         let now = Timestamp::now().as_millisecond();
-        let fleet = u32::try_from(context.metrics.devices_connected.get()).unwrap_or(0);
-        let wait = (EVENT_SPREAD * fleet).mul_f64(rand::random_range(0.0..1.0));
+        let wait = self.spread().mul_f64(rand::random_range(0.0..1.0));
         self.paced.spawn(async move {
             tokio::time::sleep(wait).await;
             for (at, Transition { warning, reason, message }) in (now..).zip(news) {
