@@ -133,10 +133,7 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
     );
     tasks.spawn(
         "nodes-fanout",
-        until(
-            shutdown.clone(),
-            fan_out(channels.nodes, channels.to_directory, channels.to_pods, channels.to_assembly),
-        ),
+        until(shutdown.clone(), fan_out(channels.nodes, channels.to_directory, channels.to_pods)),
     );
     tasks.spawn(
         "pods",
@@ -161,12 +158,7 @@ pub async fn start(settings: Settings, tasks: &Tasks) -> Result<(), RunError> {
     );
     let (arrivals, arrived) = mpsc::unbounded_channel();
     let follower = Follower::new(node_client.clone(), arrivals, Arc::clone(&metrics));
-    let inputs = Inputs {
-        pods: channels.pods,
-        services: channels.services,
-        devices: channels.assembly_from_nodes,
-        arrivals: arrived,
-    };
+    let inputs = Inputs { pods: channels.pods, services: channels.services, arrivals: arrived };
     tasks.spawn(
         "bundles",
         until(shutdown.clone(), Assembly::new(follower, pod_store.clone(), sets.clone()).run(inputs)),
@@ -215,10 +207,8 @@ struct Channels {
     nodes: mpsc::UnboundedReceiver<NodeChange>,
     to_directory: mpsc::UnboundedSender<NodeChange>,
     directory_from_nodes: mpsc::UnboundedReceiver<NodeChange>,
-    to_pods: mpsc::UnboundedSender<fleet_wire::name::DeviceName>,
-    pods_from_nodes: mpsc::UnboundedReceiver<fleet_wire::name::DeviceName>,
-    to_assembly: mpsc::UnboundedSender<(fleet_wire::name::DeviceName, bool)>,
-    assembly_from_nodes: mpsc::UnboundedReceiver<(fleet_wire::name::DeviceName, bool)>,
+    to_pods: mpsc::UnboundedSender<(fleet_wire::name::DeviceName, bool)>,
+    pods_from_nodes: mpsc::UnboundedReceiver<(fleet_wire::name::DeviceName, bool)>,
     pod_changes: mpsc::UnboundedSender<pods::PodChange>,
     pods: mpsc::UnboundedReceiver<pods::PodChange>,
     service_changes: mpsc::UnboundedSender<services::ServiceChange>,
@@ -233,7 +223,6 @@ impl Channels {
         let (node_changes, nodes) = mpsc::unbounded_channel();
         let (to_directory, directory_from_nodes) = mpsc::unbounded_channel();
         let (to_pods, pods_from_nodes) = mpsc::unbounded_channel();
-        let (to_assembly, assembly_from_nodes) = mpsc::unbounded_channel();
         let (pod_changes, pods) = mpsc::unbounded_channel();
         let (service_changes, services) = mpsc::unbounded_channel();
         Self {
@@ -243,8 +232,6 @@ impl Channels {
             directory_from_nodes,
             to_pods,
             pods_from_nodes,
-            to_assembly,
-            assembly_from_nodes,
             pod_changes,
             pods,
             service_changes,
@@ -255,29 +242,19 @@ impl Channels {
     }
 }
 
-/// Tells everyone about Nodes: the directory keeps actors, the pod watch looks for pods that came before
-/// their Node, the assembly publishes sets.
+/// Tells everyone about Nodes: the directory keeps actors, the pod watch looks for pods that came before their
+/// Node, and tells the assembly of a device once it knows all of them.
 async fn fan_out(
     mut nodes: mpsc::UnboundedReceiver<NodeChange>,
     directory: mpsc::UnboundedSender<NodeChange>,
-    pods: mpsc::UnboundedSender<fleet_wire::name::DeviceName>,
-    assembly: mpsc::UnboundedSender<(fleet_wire::name::DeviceName, bool)>,
+    pods: mpsc::UnboundedSender<(fleet_wire::name::DeviceName, bool)>,
 ) {
-    let mut known = std::collections::HashSet::new();
     while let Some(change) = nodes.recv().await {
         // The receivers end with the process.
-        match &change {
-            NodeChange::Applied(node, _) => {
-                let _ = pods.send(node.device.clone());
-                if known.insert(node.device.clone()) {
-                    let _ = assembly.send((node.device.clone(), true));
-                }
-            }
-            NodeChange::Gone(device) => {
-                known.remove(device);
-                let _ = assembly.send((device.clone(), false));
-            }
-        }
+        let _ = pods.send(match &change {
+            NodeChange::Applied(node, _) => (node.device.clone(), true),
+            NodeChange::Gone(device) => (device.clone(), false),
+        });
         let _ = directory.send(change);
     }
 }

@@ -31,12 +31,10 @@ use crate::{
 /// What the assembly listens to.
 #[derive(Debug)]
 pub struct Inputs {
-    /// From the pod watch.
+    /// From the pod watch, with the devices whose pods are known.
     pub pods: mpsc::UnboundedReceiver<PodChange>,
     /// From the Service watch.
     pub services: mpsc::UnboundedReceiver<ServiceChange>,
-    /// Devices whose Node has come (`true`) or gone.
-    pub devices: mpsc::UnboundedReceiver<(DeviceName, bool)>,
     /// From the readers of references.
     pub arrivals: mpsc::UnboundedReceiver<Arrival>,
 }
@@ -99,11 +97,7 @@ impl Assembly {
                     None => return,
                 },
                 Some(change) = inputs.services.recv() => self.service(change),
-                Some((device, exists)) = inputs.devices.recv() => self.device(device, exists),
                 Some(arrival) = inputs.arrivals.recv() => self.arrival(arrival),
-            }
-            while let Ok((device, exists)) = inputs.devices.try_recv() {
-                self.device(device, exists);
             }
             while let Ok(change) = inputs.pods.try_recv() {
                 self.pod(change);
@@ -143,6 +137,8 @@ impl Assembly {
                     self.build_all();
                 }
             }
+            PodChange::Appeared(device) => self.device(device, true),
+            PodChange::Left(device) => self.device(device, false),
             PodChange::Gone(device, uid) => {
                 self.pods.remove(&uid);
                 for action in self.references.release(&uid) {

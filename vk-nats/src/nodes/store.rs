@@ -63,6 +63,12 @@ impl Nodes {
         self.write().insert(node.device.clone(), node);
     }
 
+    /// A Node as the watch would bring it, for tests of others.
+    #[cfg(test)]
+    pub fn put(&self, node: Arc<DeviceNode>) {
+        self.insert(node, None);
+    }
+
     pub(super) fn remove(&self, device: &DeviceName) -> bool {
         self.ports.send_if_modified(|ports| ports.remove(device).is_some());
         self.write().remove(device).is_some()

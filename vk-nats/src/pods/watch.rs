@@ -1,6 +1,6 @@
 //! Follows all pods that are bound to some node, and keeps those of devices.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use fleet_daemon::health::CheckHandle;
 use fleet_kube::{Readiness, Watch};
@@ -16,7 +16,10 @@ use tokio::sync::mpsc;
 use super::store::Pods;
 use crate::nodes::Nodes;
 
-/// What became of a pod on a device.
+/// How long the API server may take to list the pods of one device. Nothing else is heard meanwhile.
+const LIST_WITHIN: Duration = Duration::from_secs(10);
+
+/// What became of a pod on a device, or of the device.
 #[derive(Debug, Clone)]
 pub enum PodChange {
     /// It is there, with this content.
@@ -25,14 +28,18 @@ pub enum PodChange {
     Gone(DeviceName, PodUid),
     /// All pods were seen once.
     Synced,
+    /// The Node of this device has come, and all pods that are there for it were told before.
+    Appeared(DeviceName),
+    /// The Node of this device is gone.
+    Left(DeviceName),
 }
 
-/// Follows the pods for ever. `appeared` names devices whose Node has just come.
+/// Follows the pods for ever. `devices` names those whose Node is there (`true`), at each change of it, or gone.
 pub async fn watch(
     client: kube::Client,
     nodes: Nodes,
     pods: Pods,
-    mut appeared: mpsc::UnboundedReceiver<DeviceName>,
+    mut devices: mpsc::UnboundedReceiver<(DeviceName, bool)>,
     changes: mpsc::UnboundedSender<PodChange>,
     check: CheckHandle,
 ) {
@@ -41,17 +48,16 @@ pub async fn watch(
     let api: Api<Pod> = Api::all(client);
     let config = Config::default().fields("spec.nodeName!=");
     let mut watch = Watch::new(api.clone(), config, "pods", Readiness::Current(check));
-    let mut follower = Follower { nodes, pods, changes, listed: HashSet::new() };
+    let mut follower = Follower::new(nodes, pods, changes);
     loop {
         tokio::select! {
             event = watch.event() => match event {
                 Some(event) => follower.take(event.modify(slim)),
                 None => return,
             },
-            Some(device) = appeared.recv() => {
-                if follower.pods.take_elsewhere(device.as_str()) {
-                    follower.list(&api, &device).await;
-                }
+            // In the middle of a list it is not known which pods were seen before their Node.
+            Some((device, there)) = devices.recv(), if !follower.listing => {
+                follower.device(&api, device, there).await;
             }
         }
     }
@@ -69,14 +75,22 @@ struct Follower {
     nodes: Nodes,
     pods: Pods,
     changes: mpsc::UnboundedSender<PodChange>,
-    /// Pods of a list that is not complete yet.
+    /// A list is not complete yet, and these are its pods so far.
+    listing: bool,
     listed: HashSet<PodUid>,
+    /// Devices that were told to have appeared.
+    appeared: HashSet<DeviceName>,
 }
 
 impl Follower {
+    fn new(nodes: Nodes, pods: Pods, changes: mpsc::UnboundedSender<PodChange>) -> Self {
+        Self { nodes, pods, changes, listing: true, listed: HashSet::new(), appeared: HashSet::new() }
+    }
+
     fn take(&mut self, event: Event<Pod>) {
         match event {
             Event::Init => {
+                self.listing = true;
                 self.listed.clear();
                 self.pods.clear_elsewhere();
             }
@@ -91,6 +105,7 @@ impl Follower {
                         self.gone(&uid);
                     }
                 }
+                self.listing = false;
                 self.listed = HashSet::new();
                 self.send(PodChange::Synced);
             }
@@ -129,24 +144,45 @@ impl Follower {
         }
     }
 
-    /// Pods were bound to this device before its Node was seen here.
-    async fn list(&mut self, api: &Api<Pod>, device: &DeviceName) {
+    /// A device appears once all its pods are known: to one that still holds them, a set without them is the order
+    /// to stop them.
+    async fn device(&mut self, api: &Api<Pod>, device: DeviceName, there: bool) {
+        if !there {
+            if self.appeared.remove(&device) {
+                self.send(PodChange::Left(device));
+            }
+            return;
+        }
+        if self.pods.take_elsewhere(device.as_str()) && !self.list(api, &device).await {
+            return;
+        }
+        if !self.appeared.contains(&device) {
+            self.appeared.insert(device.clone());
+            self.send(PodChange::Appeared(device));
+        }
+    }
+
+    /// Pods were bound to this device before its Node was seen here. `false`: they are not known yet.
+    async fn list(&mut self, api: &Api<Pod>, device: &DeviceName) -> bool {
         let parameters = ListParams::default().fields(&format!("spec.nodeName={device}"));
-        match api.list(&parameters).await {
-            Ok(list) => {
+        let reason = match tokio::time::timeout(LIST_WITHIN, api.list(&parameters)).await {
+            Ok(Ok(list)) => {
                 for mut pod in list.items {
                     slim(&mut pod);
-                    if let Some(uid) = self.apply(pod) {
-                        // A list may be under way: these pods exist.
-                        self.listed.insert(uid);
-                    }
+                    self.apply(pod);
                 }
+                return true;
             }
-            Err(error) => {
-                tracing::warn!(%device, %error, "pods of a new device cannot be listed; they come with their next change");
-                self.pods.note_elsewhere(device.as_str(), "");
-            }
-        }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("the API server did not answer within {LIST_WITHIN:?}"),
+        };
+        tracing::warn!(
+            %device,
+            reason,
+            "pods of a new device cannot be listed; it keeps what it has until they are, after the next change of its Node"
+        );
+        self.pods.note_elsewhere(device.as_str(), "");
+        false
     }
 
     fn send(&self, change: PodChange) {
@@ -154,3 +190,7 @@ impl Follower {
         let _ = self.changes.send(change);
     }
 }
+
+#[cfg(test)]
+#[path = "tests/watch.rs"]
+mod tests;
