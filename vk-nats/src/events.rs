@@ -4,6 +4,11 @@
 //! not double it, and a repetition raises the count of the Event that is there. Names sort by time, as a
 //! kubelet's do: `kubectl describe` shows Events of one second in the order of their names.
 
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
 use fleet_wire::{
     message::{EventRecord, EventType, EventsAck, EventsReport, Refusal, RefusalCode},
     name::DeviceName,
@@ -30,7 +35,50 @@ pub const CONTAINERS: &str = "containers";
 const INIT_CONTAINERS: &str = "initContainers";
 const NANOS_OF_MILLI: u64 = 1_000_000;
 
-/// Writes a report's events, oldest first.
+/// Which events of a device's report were written, and whether the API server took each, until all are. Where the API
+/// server is slow a report is broken off and comes again: it goes on where it stopped, or it would never get to its end
+/// while each try makes the API server slower.
+#[derive(Debug, Default)]
+pub struct Progress(Mutex<HashMap<Mark, bool>>);
+
+/// Id, beginning and count of a record.
+type Mark = (String, i64, u32);
+
+fn mark(record: &EventRecord) -> Mark {
+    (record.id.clone(), record.first, record.count)
+}
+
+impl Progress {
+    /// What is not in this report is forgotten.
+    fn begin(&self, report: &EventsReport) {
+        let mut done = self.done();
+        if !done.is_empty() {
+            let there: HashSet<Mark> = report.events.iter().map(mark).collect();
+            done.retain(|mark, _| there.contains(mark));
+        }
+    }
+
+    fn has(&self, record: &EventRecord) -> bool {
+        self.done().contains_key(&mark(record))
+    }
+
+    fn note(&self, record: &EventRecord, taken: bool) {
+        self.done().insert(mark(record), taken);
+    }
+
+    /// All were written, or refused for good.
+    fn end(&self) -> EventsAck {
+        let done = std::mem::take(&mut *self.done());
+        let refused = done.values().filter(|taken| !**taken).count();
+        EventsAck { refused: u32::try_from(refused).unwrap_or(u32::MAX) }
+    }
+
+    fn done(&self) -> MutexGuard<'_, HashMap<Mark, bool>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes a report's events, oldest first; those that `progress` knows were written before.
 ///
 /// # Errors
 /// A refusal when the API server does not answer now: the device sends all of them again.
@@ -39,16 +87,20 @@ pub async fn write(
     pods: &Pods,
     device: &DeviceName,
     report: &EventsReport,
+    progress: &Progress,
 ) -> Result<EventsAck, Refusal> {
     let offset = clock_offset(report.now, Timestamp::now());
-    let mut ack = EventsAck::default();
+    progress.begin(report);
     if report.dropped > 0 {
         tracing::warn!(%device, dropped = report.dropped, "the device dropped events while it was away");
     }
     for record in &report.events {
+        if progress.has(record) {
+            continue;
+        }
         let pod = record.pod.as_ref().and_then(|key| pods.of_device(device, &key.uid));
         match write_one(client, device, record, list(pod.as_ref(), record), offset).await {
-            Ok(()) => {}
+            Ok(()) => progress.note(record, true),
             // Namespaces end, and what is wrong with an Event stays wrong.
             Err(
                 error @ (ApiError::Gone { .. }
@@ -57,12 +109,12 @@ pub async fn write(
                 | ApiError::AlreadyExists { .. }),
             ) => {
                 tracing::debug!(%device, event = record.id, %error, "an event was refused");
-                ack.refused += 1;
+                progress.note(record, false);
             }
             Err(error) => return Err(Refusal::new(RefusalCode::Unavailable, error.to_string())),
         }
     }
-    Ok(ack)
+    Ok(progress.end())
 }
 
 /// Writes one event. `list` is where the pod's spec has its container.

@@ -47,6 +47,7 @@ use super::{
 };
 use crate::{
     bundle::SetReceiver,
+    events::Progress,
     identity::ApiError,
     nodes::DeviceNode,
     packed::Packed,
@@ -154,6 +155,7 @@ pub struct Actor {
     work: JoinSet<Done>,
     /// Statuses that wait for their time.
     paced: JoinSet<()>,
+    events: Arc<Progress>,
     complaints: Complaints,
     rehello_due: Option<Instant>,
     rehello_at: Option<Instant>,
@@ -193,6 +195,7 @@ impl Actor {
             questions: HashMap::new(),
             work: JoinSet::new(),
             paced: JoinSet::new(),
+            events: Arc::default(),
             complaints: Complaints::default(),
             rehello_due,
             rehello_at: None,

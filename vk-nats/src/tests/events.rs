@@ -1,6 +1,17 @@
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
 use fleet_wire::name::PodKey;
+use kube::client::Body;
+use prometheus_client::registry::Registry;
 
 use super::*;
+use crate::{identity::Gate, metrics::Metrics, ownership::Tenure};
 
 fn device() -> DeviceName {
     "pi-7".parse().unwrap()
@@ -111,4 +122,33 @@ fn long_names_and_messages_are_cut() {
     let event = event(&device(), &record, CONTAINERS, SignedDuration::ZERO);
     assert!(event["metadata"]["name"].as_str().unwrap().len() <= 253);
     assert!(event["message"].as_str().unwrap().len() <= MAX_MESSAGE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_that_was_broken_off_goes_on_where_it_stopped() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let service = tower::service_fn(move |_: http::Request<Body>| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            Ok::<_, tower::BoxError>(http::Response::new(Body::from(b"{}".to_vec())))
+        }
+    });
+    let tenure = Tenure::until(tokio::time::Instant::now() + Duration::from_secs(1000));
+    let metrics = Arc::new(Metrics::new(&mut Registry::default()));
+    let client =
+        NodeClient::new(kube::Client::new(service, "default"), Gate::new(1000, 1000), tenure, metrics);
+    let events = (0..5).map(|number: u8| EventRecord { id: number.to_string(), count: 1, ..record() });
+    let report = EventsReport { events: events.collect(), dropped: 0, now: 1_700_000_060_000 };
+    let (pods, device, progress) = (Pods::default(), device(), Progress::default());
+    let attempt = async || {
+        let write = write(&client, &pods, &device, &report, &progress);
+        tokio::time::timeout(Duration::from_secs(8), write).await
+    };
+    assert!(attempt().await.is_err());
+    assert!(attempt().await.is_err());
+    assert_eq!(attempt().await.unwrap().unwrap(), EventsAck::default());
+    assert_eq!(asked.load(Ordering::Relaxed), 7, "only what was broken off is written again");
+    assert!(progress.done().is_empty());
 }

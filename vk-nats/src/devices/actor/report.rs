@@ -133,8 +133,9 @@ impl Actor {
             return;
         }
         let (context, device) = (Arc::clone(&self.context), self.device.clone());
+        let progress = Arc::clone(&self.events);
         self.work.spawn(async move {
-            let write = Box::pin(events::write(&context.client, &context.pods, &device, &report));
+            let write = Box::pin(events::write(&context.client, &context.pods, &device, &report, &progress));
             let result = tokio::time::timeout(EVENTS_WITHIN, write).await.unwrap_or_else(|_| {
                 Err(Refusal::new(RefusalCode::Unavailable, "the API server did not take them in time"))
             });
