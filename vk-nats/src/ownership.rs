@@ -228,7 +228,9 @@ async fn attempt(
 ) -> Result<Result<Held, String>, ClaimError> {
     let current = leases.get_opt(LEASE_NAME).await?;
     let now = Instant::now();
-    match decide(current.as_ref(), identity, sighting, now) {
+    // Seconds since 1970; 1 with a clock that is before that.
+    let least = OwnerEpoch(u64::try_from(Timestamp::now().as_second()).unwrap_or(0).max(1));
+    match decide(current.as_ref(), identity, sighting, now, least) {
         Claim::Wait { holder } => Ok(Err(holder)),
         Claim::Take { epoch } => {
             let wanted = owned(current, identity, epoch);

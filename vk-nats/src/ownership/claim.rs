@@ -49,11 +49,21 @@ pub fn epoch(lease: &Lease) -> OwnerEpoch {
 }
 
 /// Decides, and remembers in `sighting` since when the Lease has not changed.
-pub fn decide(lease: Option<&Lease>, identity: &str, sighting: &mut Option<Sighting>, now: Instant) -> Claim {
+///
+/// A new epoch is higher than the one in the Lease, and at least `least`. That is the time, so that it also grows where
+/// the Lease was deleted, or came back with an old backup of the cluster: devices refuse an epoch that goes back, and
+/// would never listen again.
+pub fn decide(
+    lease: Option<&Lease>,
+    identity: &str,
+    sighting: &mut Option<Sighting>,
+    now: Instant,
+    least: OwnerEpoch,
+) -> Claim {
     let Some(lease) = lease else {
-        return Claim::Take { epoch: OwnerEpoch(1) };
+        return Claim::Take { epoch: least };
     };
-    let take = Claim::Take { epoch: OwnerEpoch(epoch(lease).0 + 1) };
+    let take = Claim::Take { epoch: least.max(OwnerEpoch(epoch(lease).0.saturating_add(1))) };
     let holder = holder(lease);
     if holder.is_empty() || holder == identity {
         return take;

@@ -9,6 +9,8 @@ use super::{
     *,
 };
 
+const FIRST: OwnerEpoch = OwnerEpoch(1);
+
 fn lease(holder: &str, epoch: u64, version: &str) -> Lease {
     let mut lease = owned(None, holder, OwnerEpoch(epoch));
     lease.metadata.resource_version = Some(version.to_owned());
@@ -19,13 +21,13 @@ fn lease(holder: &str, epoch: u64, version: &str) -> Lease {
 async fn a_free_lease_and_ones_own_are_taken_with_the_next_epoch() {
     let now = Instant::now();
     let mut sighting = None;
-    assert_eq!(decide(None, "a", &mut sighting, now), Claim::Take { epoch: OwnerEpoch(1) });
+    assert_eq!(decide(None, "a", &mut sighting, now, FIRST), Claim::Take { epoch: OwnerEpoch(1) });
     assert_eq!(
-        decide(Some(&lease("a", 4, "1")), "a", &mut sighting, now),
+        decide(Some(&lease("a", 4, "1")), "a", &mut sighting, now, FIRST),
         Claim::Take { epoch: OwnerEpoch(5) }
     );
     assert_eq!(
-        decide(Some(&lease("", 4, "1")), "a", &mut sighting, now),
+        decide(Some(&lease("", 4, "1")), "a", &mut sighting, now, FIRST),
         Claim::Take { epoch: OwnerEpoch(5) }
     );
 }
@@ -35,16 +37,28 @@ async fn a_live_holder_is_waited_for_until_nothing_changed_for_its_duration() {
     let start = Instant::now();
     let wait = Claim::Wait { holder: "b".to_owned() };
     let mut sighting: Option<Sighting> = None;
-    assert_eq!(decide(Some(&lease("b", 7, "1")), "a", &mut sighting, start), wait);
+    assert_eq!(decide(Some(&lease("b", 7, "1")), "a", &mut sighting, start, FIRST), wait);
     let later = start + LEASE_DURATION - Duration::from_secs(1);
-    assert_eq!(decide(Some(&lease("b", 7, "2")), "a", &mut sighting, later), wait, "it renewed");
+    assert_eq!(decide(Some(&lease("b", 7, "2")), "a", &mut sighting, later, FIRST), wait, "it renewed");
     let later = later + LEASE_DURATION;
-    assert_eq!(decide(Some(&lease("b", 7, "2")), "a", &mut sighting, later), wait);
+    assert_eq!(decide(Some(&lease("b", 7, "2")), "a", &mut sighting, later, FIRST), wait);
     let later = later + Duration::from_secs(1);
     assert_eq!(
-        decide(Some(&lease("b", 7, "2")), "a", &mut sighting, later),
+        decide(Some(&lease("b", 7, "2")), "a", &mut sighting, later, FIRST),
         Claim::Take { epoch: OwnerEpoch(8) }
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_epoch_does_not_go_back_with_a_lease_that_is_gone_or_from_a_backup() {
+    let (now, time) = (Instant::now(), OwnerEpoch(1_795_000_000));
+    let mut sighting = None;
+    assert_eq!(decide(None, "a", &mut sighting, now, time), Claim::Take { epoch: time });
+    let restored = lease("", 1_700_000_000, "1");
+    assert_eq!(decide(Some(&restored), "a", &mut sighting, now, time), Claim::Take { epoch: time });
+    let ahead = lease("", time.0 + 10, "1");
+    let next = OwnerEpoch(time.0 + 11);
+    assert_eq!(decide(Some(&ahead), "a", &mut sighting, now, time), Claim::Take { epoch: next });
 }
 
 #[test]
@@ -92,7 +106,7 @@ async fn an_answer_that_never_comes_is_not_waited_for() {
     let began = Instant::now();
     let acquire = Ownership::acquire(api_server_that_is_silent_at_first(), "fleet", "a");
     let ownership = tokio::time::timeout(LEASE_DURATION, acquire).await.expect("it waits for ever");
-    assert_eq!(ownership.epoch, OwnerEpoch(1));
+    assert!(ownership.epoch > FIRST, "there was none before, and the time tells which is newer");
     assert!(began.elapsed() >= ANSWER_WITHIN);
     assert!(ownership.tenure().holds());
 }
