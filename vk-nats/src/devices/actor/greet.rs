@@ -1,6 +1,6 @@
 //! Hello, and what follows once the device has proved that it got the answer.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use fleet_wire::{
     digest::Digest,
@@ -21,6 +21,9 @@ use crate::{
     events,
 };
 
+/// How often at most an Event tells of an old incarnation. The condition stays as long as it lasts.
+const CONFLICT_AGAIN: Duration = Duration::from_secs(60);
+
 /// A hello that was answered, and the session that it opens. A replayed one never gets further than this, and
 /// what it says is never taken for what the device said in another.
 #[derive(Debug)]
@@ -35,6 +38,11 @@ pub(super) struct Greeting {
     agent_version: String,
     boot_id: String,
     rotated: Option<String>,
+}
+
+/// As much of a device's word as a line of a log takes.
+fn short(text: &str) -> &str {
+    text.char_indices().nth(80).map_or(text, |(end, _)| &text[..end])
 }
 
 impl Actor {
@@ -128,16 +136,19 @@ impl Actor {
     }
 
     fn greeted(&mut self, greeting: Greeting, now: Instant) {
-        tracing::info!(
-            device = %self.device,
-            session = ?self.session.id(),
-            agent_version = greeting.agent_version,
-            boot_id = greeting.boot_id,
-            "a session begins"
-        );
-        self.complaints.forget();
+        if self.complaints.forget(now) {
+            tracing::info!(
+                device = %self.device,
+                session = ?self.session.id(),
+                agent_version = short(&greeting.agent_version),
+                boot_id = short(&greeting.boot_id),
+                "a session begins"
+            );
+        }
         self.conflict = greeting.verdict == Verdict::Old;
-        if self.conflict {
+        let told = self.conflict_told.is_some_and(|at| now.saturating_duration_since(at) < CONFLICT_AGAIN);
+        if self.conflict && !told {
+            self.conflict_told = Some(now);
             self.report_conflict(&greeting.token);
         }
         self.token = Some(greeting.token);

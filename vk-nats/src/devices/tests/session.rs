@@ -437,6 +437,19 @@ async fn an_old_incarnation_is_a_condition_and_an_event() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn old_incarnations_one_after_the_other_are_one_event() {
+    let mut bench = Bench::new();
+    let empty = bench.publish_nothing();
+    for _ in 0..20 {
+        bench.hello(None, empty).await;
+        bench.beat(empty).await;
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let requests = bench.api.lock().unwrap().clone();
+    assert_eq!(requests.iter().filter(|(_, path, _)| path.ends_with("/events")).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn questions_are_answered_and_frames_find_their_stream() {
     let mut bench = Bench::new();
     let empty = bench.publish_nothing();
