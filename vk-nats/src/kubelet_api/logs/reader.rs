@@ -25,6 +25,9 @@ const PING: Duration = Duration::from_secs(PING_SECONDS);
 const GONE: Duration = Duration::from_secs(2 * PING_SECONDS);
 /// How often credit is repeated while the stream moves. At rest it goes with the pings.
 const REPEAT: Duration = Duration::from_secs(1);
+/// Most chunks that wait for one before them. Bytes are bounded by the window, but a chunk of one byte takes as much
+/// room and time as one of a hundred; what is dropped comes again.
+const AHEAD: usize = 1024;
 /// Least time between two credits that only say what is missing.
 const HINT: Duration = Duration::from_millis(200);
 
@@ -152,7 +155,8 @@ impl StreamReader {
         if offset > self.received {
             // Of two chunks at one offset the longer one knows more.
             let known = self.ahead.get(&offset).map_or(0, Vec::len);
-            if bytes.len() > known && self.held() + bytes.len() as u64 <= 2 * self.window {
+            let room = known > 0 || self.ahead.len() < AHEAD;
+            if room && bytes.len() > known && self.held() + bytes.len() as u64 <= 2 * self.window {
                 self.ahead.insert(offset, bytes);
             }
             return Ok(());

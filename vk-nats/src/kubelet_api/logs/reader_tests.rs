@@ -39,6 +39,21 @@ fn bytes_come_out_in_order_each_once() {
 }
 
 #[test]
+fn crumbs_far_ahead_are_dropped_and_come_again() {
+    let now = Instant::now();
+    let text: Vec<u8> = (0..4 * AHEAD).map(|number| number as u8).collect();
+    let mut reader = StreamReader::new(text.len() as u64, now);
+    // Every second byte, the first is missing.
+    for offset in (1..text.len()).step_by(2) {
+        reader.arrive(data(offset as u64, &text[offset..=offset]), now);
+    }
+    assert_eq!(reader.ahead.len(), AHEAD);
+    reader.arrive(data(0, &text), now);
+    assert_eq!(everything_from(&mut reader), text);
+    assert!(reader.ahead.is_empty());
+}
+
+#[test]
 fn an_end_that_overtook_bytes_waits_for_them() {
     let now = Instant::now();
     let mut reader = StreamReader::new(WINDOW, now);
