@@ -21,7 +21,7 @@ pub enum Lane {
     NewLease,
     /// Pod statuses, deletions and reads for pods.
     Pod,
-    /// Events, which may wait.
+    /// Events, which may wait: they go behind what waits in the lane of Nodes.
     Event,
 }
 
@@ -109,6 +109,10 @@ impl Gate {
         };
         // The semaphore is never closed.
         let permit = Arc::clone(semaphore).acquire_owned().await.ok();
+        if lane == Lane::Event {
+            // Through the queue of the Nodes, without staying in their lane: what waits there already goes first.
+            drop(self.0.node.acquire().await.ok());
+        }
         let wait = {
             let mut state = self.state();
             let now = Instant::now();

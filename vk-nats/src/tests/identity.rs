@@ -1,5 +1,6 @@
 use std::sync::{Arc, Mutex};
 
+use futures::FutureExt as _;
 use http::{Response, StatusCode};
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
@@ -142,4 +143,23 @@ async fn first_leases_of_a_whole_fleet_leave_statuses_their_places_and_get_their
     assert!(statuses.len() > leases.len(), "{} statuses beside {} Leases", statuses.len(), leases.len());
     drop(leases);
     assert!(!free(Lane::NewLease).await.is_empty(), "statuses do not hold up Leases for good, either");
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_go_behind_writes_of_nodes_that_wait_already() {
+    let gate = Gate::new(1000, 1000);
+    let mut places = Vec::new();
+    while let Some(place) = gate.enter(Lane::Node).now_or_never() {
+        places.push(place);
+    }
+    let (mut node, mut event) = (Box::pin(gate.enter(Lane::Node)), Box::pin(gate.enter(Lane::Event)));
+    assert!((&mut node).now_or_never().is_none());
+    assert!((&mut event).now_or_never().is_none());
+    places.pop();
+    assert!((&mut event).now_or_never().is_none(), "the Node came first");
+    let place = (&mut node).now_or_never().expect("there is a place");
+    assert!((&mut event).now_or_never().is_none());
+    drop(place);
+    let _written = (&mut event).now_or_never().expect("its turn has come");
+    assert!(gate.enter(Lane::Node).now_or_never().is_some(), "it takes no place of the Nodes");
 }
