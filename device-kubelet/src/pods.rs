@@ -26,6 +26,7 @@ pub mod env;
 mod erasure;
 pub mod events;
 pub mod given;
+pub mod hosts;
 mod last_words;
 mod launch;
 pub mod machine;

@@ -58,8 +58,6 @@ pub struct SandboxSpec {
     pub ports: Vec<PortMapping>,
     /// `/etc/resolv.conf` search list, servers and options; `None` keeps the runtime's default (the device's).
     pub dns: Option<DnsConfig>,
-    /// Additional `/etc/hosts` lines: (name, address).
-    pub hosts: Vec<(String, String)>,
     /// Kernel parameters.
     pub sysctls: BTreeMap<String, String>,
 }

@@ -6,6 +6,7 @@
 //!     ..data -> ..2026_01_02_…              configMap and secret: swapped as a whole (payload)
 //!     key -> ..data/key
 //!   containers/<container>/<attempt>        termination message, bound into the container
+//!   hosts                                   /etc/hosts, bound into all containers
 //! <data-dir>/logs/<namespace>_<name>_<uid>/<container>/
 //!   <attempt>.log                           rotated: <attempt>.log.<number>
 //! ```
@@ -101,6 +102,18 @@ impl PodDirs {
         }
         fs::write(&path, b"")?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
+        Ok(path)
+    }
+
+    /// Writes the containers' `/etc/hosts`, in place: those that run see it, too. The same text is not written again.
+    pub fn write_hosts(&self, text: &str) -> io::Result<PathBuf> {
+        let path = self.root.join("hosts");
+        if fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
+            return Ok(path);
+        }
+        make_dir(&self.root, 0o750)?;
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
         Ok(path)
     }
 

@@ -150,12 +150,13 @@ async fn pods_live_and_die_on_podman() {
 
 async fn everything_that_a_pod_asks_for_is_there(device: &mut Device<Shared>) {
     let script = "cat /cfg/a /one /sec/key; echo; echo $A-$B-$NAME-$IP-$CPU; grep shm /proc/mounts; touch /mem/x; \
-                  echo $(id -u):$(id -g); echo done; trap 'exit 0' TERM; sleep 1000 & wait";
+                  grep -e web -e gateway /etc/hosts; echo $(id -u):$(id -g); echo done; trap 'exit 0' TERM; sleep 1000 & wait";
     let secret = serde_json::to_value(ByteString(b"hidden".to_vec())).unwrap();
     let mut wanted = bundle(
         "web",
         "p1",
         json!({
+            "hostAliases": [{"ip": "192.0.2.7", "hostnames": ["gateway"]}],
             "volumes": [
                 {"name": "cfg", "configMap": {"name": "web"}},
                 {"name": "sec", "secret": {"secretName": "web", "defaultMode": 0o444}},
@@ -186,7 +187,7 @@ async fn everything_that_a_pod_asks_for_is_there(device: &mut Device<Shared>) {
     assert_eq!(status.qos_class.as_deref(), Some("Guaranteed"));
     eventually(|| log(device, "web", "p1", 0), |said| said.contains("done")).await;
     let said = log(device, "web", "p1", 0);
-    for expected in ["config\n", "hidden", "1-12-web-10.", "-500\n", "1000:1000"] {
+    for expected in ["config\n", "hidden", "1-12-web-10.", "-500\n", "\tweb\n", "192.0.2.7\tgateway\n", "1000:1000"] {
         assert!(said.contains(expected), "{expected:?} in {said}");
     }
     // A live update is seen in the container's own mount namespace.

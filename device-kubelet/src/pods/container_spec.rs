@@ -1,6 +1,6 @@
 //! From a container of a pod to what the runtime is told to make: nothing left to look up.
 
-use std::{collections::BTreeMap, io, path::PathBuf};
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
 use k8s_openapi::{
     api::core::v1::{Capabilities, Container, PodSpec, VolumeMount},
@@ -11,6 +11,7 @@ use super::{
     desired::{Desired, container_hash},
     env::{EnvError, Surroundings, environment, expand},
     given::{IMAGE_LABEL, by_digest},
+    hosts::{self, Network},
     observed::HASH_LABEL,
     qos, quantity,
 };
@@ -83,8 +84,8 @@ pub struct Ingredients<'a> {
 }
 
 impl Ingredients<'_> {
-    /// Builds what the runtime is told. Blocks: makes the log directory, the file for the termination message, and
-    /// parts of volumes.
+    /// Builds what the runtime is told. Blocks: makes the log directory, `/etc/hosts`, the file for the termination message,
+    /// and parts of volumes.
     pub fn container(&self, container: &Container, attempt: u32) -> Result<ContainerSpec, ConfigError> {
         let desired = self.desired;
         let env = environment(desired, container, self.surroundings)?;
@@ -102,6 +103,7 @@ impl Ingredients<'_> {
         for mount in container.volume_mounts.iter().flatten() {
             mounts.extend(self.mount(mount, lookup)?);
         }
+        mounts.extend(self.hosts(container)?);
         mounts.push(self.last_words(container, attempt)?);
         self.dirs
             .create_log_dir(&container.name)
@@ -162,6 +164,27 @@ impl Ingredients<'_> {
                 Some("Bidirectional") => "rshared",
                 _ => "rprivate",
             },
+        }))
+    }
+
+    /// `None` leaves `/etc/hosts` to the runtime: the container has a mount of its own there, or the pod has no address.
+    fn hosts(&self, container: &Container) -> Result<Option<MountSpec>, ConfigError> {
+        let own = container.volume_mounts.iter().flatten().any(|mount| mount.mount_path == hosts::PATH);
+        if own || self.surroundings.pod_ips.is_empty() {
+            return Ok(None);
+        }
+        let failed = |source| ConfigError::Io { what: "the file /etc/hosts", source };
+        let text = if self.desired.spec.host_network == Some(true) {
+            let lines = fs::read_to_string(hosts::PATH).map_err(failed)?;
+            hosts::text(self.desired, Network::Device(&lines))
+        } else {
+            hosts::text(self.desired, Network::Own(&self.surroundings.pod_ips))
+        };
+        Ok(Some(MountSpec {
+            host_path: self.dirs.write_hosts(&text).map_err(failed)?,
+            container_path: hosts::PATH.to_owned(),
+            read_only: false,
+            propagation: "rprivate",
         }))
     }
 

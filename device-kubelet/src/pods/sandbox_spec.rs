@@ -12,9 +12,6 @@ const HOSTNAME_MAX: usize = 63;
 pub fn sandbox(desired: &Desired, resolv_conf: &str) -> SandboxSpec {
     let spec = &desired.spec;
     let host_network = spec.host_network == Some(true);
-    let name = spec.hostname_override.as_deref().or(spec.hostname.as_deref());
-    let name = name.filter(|name| !name.is_empty()).unwrap_or(desired.key.name.as_str());
-    let hostname: String = name.chars().take(HOSTNAME_MAX).collect();
     let ports = desired.containers().flat_map(|(_, container)| container.ports.iter().flatten());
     let ports = ports.filter_map(|port| {
         Some(PortMapping {
@@ -24,28 +21,31 @@ pub fn sandbox(desired: &Desired, resolv_conf: &str) -> SandboxSpec {
             host_ip: port.host_ip.clone().unwrap_or_default(),
         })
     });
-    let aliases = spec
-        .host_aliases
-        .iter()
-        .flatten()
-        .flat_map(|alias| alias.hostnames.iter().flatten().map(|name| (name.clone(), alias.ip.clone())));
     let sysctls = spec.security_context.as_ref().and_then(|security| security.sysctls.as_ref());
     SandboxSpec {
         pod: desired.key.clone(),
-        hostname: hostname.trim_end_matches(['-', '.']).to_owned(),
+        hostname: hostname(desired),
         host_network,
         host_pid: spec.host_pid == Some(true),
         host_ipc: spec.host_ipc == Some(true),
         share_process_namespace: spec.share_process_namespace == Some(true),
         ports: if host_network { Vec::new() } else { ports.collect() },
         dns: dns(desired, resolv_conf),
-        hosts: aliases.collect(),
         sysctls: sysctls
             .into_iter()
             .flatten()
             .map(|sysctl| (sysctl.name.clone(), sysctl.value.clone()))
             .collect::<BTreeMap<_, _>>(),
     }
+}
+
+/// Name of a pod's host, at most [`HOSTNAME_MAX`] characters.
+pub fn hostname(desired: &Desired) -> String {
+    let spec = &desired.spec;
+    let name = spec.hostname_override.as_deref().or(spec.hostname.as_deref());
+    let name = name.filter(|name| !name.is_empty()).unwrap_or(desired.key.name.as_str());
+    let hostname: String = name.chars().take(HOSTNAME_MAX).collect();
+    hostname.trim_end_matches(['-', '.']).to_owned()
 }
 
 /// `None` keeps the device's. There is no cluster DNS on devices, so every policy but `None` means `Default`.

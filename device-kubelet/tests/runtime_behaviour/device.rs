@@ -55,7 +55,6 @@ pub fn sandbox(pod: &PodKey) -> SandboxSpec {
         share_process_namespace: false,
         ports: Vec::new(),
         dns: None,
-        hosts: Vec::new(),
         sysctls: BTreeMap::new(),
     }
 }

@@ -49,7 +49,6 @@ impl Device {
             share_process_namespace: false,
             ports: Vec::new(),
             dns: None,
-            hosts: Vec::new(),
             sysctls: BTreeMap::new(),
         };
         let sandbox = runtime.run_sandbox(sandbox).await.unwrap();

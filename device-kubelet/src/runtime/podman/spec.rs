@@ -71,8 +71,6 @@ pub(super) struct PodBody<'a> {
     dns_search: &'a [String],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     dns_option: &'a [String],
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    hostadd: Vec<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     sysctl: &'a BTreeMap<String, String>,
 }
@@ -105,7 +103,6 @@ impl<'a> PodBody<'a> {
             dns_server: dns.map_or(&[], |d| &d.servers),
             dns_search: dns.map_or(&[], |d| &d.searches),
             dns_option: dns.map_or(&[], |d| &d.options),
-            hostadd: spec.hosts.iter().map(|(name, ip)| format!("{name}:{ip}")).collect(),
             sysctl: &spec.sysctls,
         }
     }
