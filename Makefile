@@ -37,6 +37,11 @@ demo: install ## A fleet with two devices on this machine, shown step by step; i
 kubeconfig: ## Print the path of the demo's kubeconfig (`make -s kubeconfig`)
 	@echo $(STATE)/demo/pki/admin.kubeconfig
 
+.PHONY: path
+path: ## Print the folders of the demo's kubectl and fleet, for PATH (`make -s path`)
+	@e2e/tools/build.sh where kubernetes | \
+		awk '$$1 == "kubectl" { sub("/kubectl$$", "", $$2); print $$2 ":$(patsubst %/,%,$(dir $(DEMO)))" }'
+
 .PHONY: down
 down: ## Remove the demo and everything it started
 	@if [[ -x $(DEMO) ]]; then $(DEMO) down; \
@@ -106,10 +111,11 @@ docs: ## Build the book and the API documentation; every warning is an error
 	@e2e/tools/install.sh mdbook
 	$(CARGO_TOOLS)/mdbook build docs --dest-dir $(CARGO_TARGET_DIR)/book
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --workspace --no-deps --document-private-items
+	@echo "the book: $(CARGO_TARGET_DIR)/book/index.html; the API: $(CARGO_TARGET_DIR)/doc"
 
 .PHONY: conformance
 conformance: ## The official Kubernetes suite against a device (not there yet)
-	@echo "The [NodeConformance] suite arrives with a later issue; nothing was run." >&2; exit 1
+	@echo "[NodeConformance] cannot be run yet; nothing was tested." >&2; exit 1
 
 .PHONY: bench
 bench: install ## Measure start times, memory and rates

@@ -4,7 +4,7 @@
 //! `DeviceUnsupported`, and the fields are named in one Event. (It is not failed: a DaemonSet would make a failed
 //! pod again for ever.) Whether there is room for it is another question: [`capacity`].
 //!
-//! **Three exceptions, to be removed with the issues that bring the real thing:**
+//! **Three exceptions, each to go when the real thing is there:**
 //!
 //! - *Probes* are accepted and not run: a running container counts as started, ready and alive. The pod gets one
 //!   Warning Event `ProbesNotSupported`.

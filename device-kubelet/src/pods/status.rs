@@ -3,10 +3,10 @@
 //! A container's status is a fold: where the runtime has forgotten, the previous status remembers (restart
 //! counts, last states, a container that completed and was removed).
 //!
-//! **Not yet here.** Probes come with a later issue: a running container counts as started and ready, and a pod
-//! that asks for probes gets the Event `ProbesNotSupported` (see [`super::admission`]). `hostIP` is told where the
-//! addresses of pods are: elsewhere, an address of a device behind NAT would mislead. `user` is left out: Podman
-//! does not say which groups a process got from the image.
+//! **Not here.** Probes are not run yet: a running container counts as started and ready, and a pod that asks for
+//! probes gets the Event `ProbesNotSupported` (see [`super::admission`]). `hostIP` is reported only where addresses of
+//! pods are: elsewhere the address of a device behind NAT would mislead. `user` is left out: Podman does not say
+//! which groups a process got from the image.
 
 use std::collections::BTreeMap;
 

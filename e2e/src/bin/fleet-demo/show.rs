@@ -86,12 +86,12 @@ pub async fn walk(fleet: &Fleet) -> Result<()> {
     show.power_cut(&fleet.devices()[1]).await?;
 
     title("The fleet stays up");
-    say("  export KUBECONFIG=$(make -s kubeconfig)");
+    say("  export KUBECONFIG=$(make -s kubeconfig) PATH=$(make -s path):$PATH");
     for device in fleet.devices() {
         say(&format!("  curl http://{}:{PORT}/    # {}", device.address(), device.name));
     }
     say("  kubectl delete node pi-attic    # throws the device out: revoked within seconds");
-    say("  fleet device enroll pi-attic    # and lets it in again, with new keys");
+    say("  fleet device undelete pi-attic  # lets it in again");
     say("  make down");
     Ok(())
 }
