@@ -32,13 +32,13 @@ pub struct Callout {
     /// Kubeconfig of the process's own account; without it the in-cluster account is used.
     #[schemars(extend("x-value-name" = "FILE"))]
     pub kubeconfig: Option<PathBuf>,
-    /// The fleet's own namespace, where its service accounts are.
+    /// The fleet's own namespace, where the service accounts of vk-nats and the enroller are.
     #[serde(default = "namespace")]
     pub namespace: String,
     /// Namespace of the enrollment records, which holds nothing else.
     #[serde(default = "records_namespace")]
     pub records_namespace: String,
-    /// NATS server, e.g. tls://nats.example:4222.
+    /// NATS server, e.g. tls://nats.example:4222; several are separated by commas.
     pub nats_url: NatsUrl,
     /// CA of the NATS server's certificate (PEM); setting it makes the connection TLS.
     pub nats_ca_file: Option<PathBuf>,
@@ -62,7 +62,7 @@ pub struct Callout {
     /// NATS account that everybody is put into.
     #[serde(default = "account")]
     pub account: String,
-    /// Seconds after which a connection has to be authorized again, give or take a fifth: 5 to 3600. With more, a
+    /// Seconds after which a connection has to be authorized again, between 5/6 and 5/4 of it: 5 to 3600. With more, a
     /// revoked device that nobody kicked would stay too long.
     #[serde(default = "lifetime")]
     #[schemars(range(min = 5, max = 3600))]

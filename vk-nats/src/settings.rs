@@ -28,7 +28,7 @@ pub struct VkNats {
     /// Kubeconfig of the process's own account; without it the in-cluster account is used.
     #[schemars(extend("x-value-name" = "FILE"))]
     pub kubeconfig: Option<PathBuf>,
-    /// The fleet's own namespace, where enrollment records and the owner's Lease are.
+    /// The fleet's own namespace, where the owner's Lease is.
     #[serde(default = "namespace")]
     pub namespace: String,
     /// Identity in the owner's Lease; a process with the same identity takes over at once [default: hostname].
@@ -37,7 +37,7 @@ pub struct VkNats {
     /// This process's credential for NATS (TOML), in the place of nats-url, nats-ca-file, nats-seed-file and
     /// nats-token-file.
     pub nats_credential_file: Option<PathBuf>,
-    /// NATS server, e.g. tls://nats.example:4222.
+    /// NATS server, e.g. tls://nats.example:4222; several are separated by commas.
     pub nats_url: Option<NatsUrl>,
     /// CA of the NATS server's certificate (PEM); setting it makes the connection TLS.
     pub nats_ca_file: Option<PathBuf>,

@@ -61,8 +61,8 @@ pub struct Permissions {
 /// A device subscribes to its commands, its streams and its inbox. Twice that is room for a client that
 /// subscribes anew before it gives up the old one.
 const DEVICE_SUBSCRIPTIONS: u32 = 16;
-/// Largest payload of anybody in the fleet's account, in bytes: a message of this protocol is at most 256 KiB, and
-/// its envelope a little more. nats-server 2.15 ignores the limits of a callout's users in configuration mode,
+/// Largest payload of anybody in the fleet's account, in bytes: a sealed message is at most 256 KiB, and some room for
+/// headers. nats-server 2.15 ignores the limits of a callout's users in configuration mode,
 /// so that this stands at the account, too.
 pub const MAX_PAYLOAD: u32 = 264 * 1024;
 /// Most subscriptions of one connection in the fleet's account: `vk-nats` has one for each device, and one more
