@@ -4,11 +4,7 @@
 
 use std::{io, path::PathBuf};
 
-use fleet_wire::{
-    enrollment::{RecordError, TokenError},
-    keys::KeyError,
-    name::NameError,
-};
+use fleet_wire::{enrollment::RecordError, keys::KeyError, name::NameError};
 
 use crate::login::LoginError;
 
@@ -141,11 +137,6 @@ impl FleetError {
 
     /// A record that cannot be read.
     pub fn damaged_record(object: String, error: &RecordError) -> Self {
-        Self::Damaged { object, reason: error.to_string() }
-    }
-
-    /// A token that cannot be read.
-    pub fn damaged_token(object: String, error: &TokenError) -> Self {
         Self::Damaged { object, reason: error.to_string() }
     }
 

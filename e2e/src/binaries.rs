@@ -74,12 +74,6 @@ pub fn own(program: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Whether [`own`] would find the program.
-#[must_use]
-pub fn is_built(program: &str) -> bool {
-    own(program).is_ok()
-}
-
 /// The folder of the checkout.
 ///
 /// # Errors

@@ -149,16 +149,6 @@ impl ControlPlane {
             .await
     }
 
-    /// Kills the API server as a crash would, and starts it again.
-    ///
-    /// # Errors
-    /// As [`ControlPlane::start_apiserver`].
-    pub async fn restart_apiserver(&self) -> Result<()> {
-        // A gentle stop drains watches for up to a minute.
-        self.apiserver.kill().await?;
-        self.start_apiserver().await
-    }
-
     /// The processes, in the order in which they are started.
     #[must_use]
     pub fn processes(&self) -> [&Process; 4] {
