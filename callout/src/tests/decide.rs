@@ -1,3 +1,5 @@
+//! Decisions: who gets in, as whom, and for which reason others do not.
+
 use nkeys::KeyPair;
 
 use super::*;

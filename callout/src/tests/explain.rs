@@ -1,3 +1,5 @@
+//! What `callout explain` prints.
+
 use super::*;
 
 #[test]

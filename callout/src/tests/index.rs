@@ -1,3 +1,5 @@
+//! The index of devices: records and Nodes together, in whichever order they come.
+
 use nkeys::KeyPair;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Budgets of attempts: nobody uses up that of somebody else.
+
 use super::*;
 
 #[test]

@@ -1,3 +1,5 @@
+//! The ways to log in, and that there is none between them.
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use nkeys::KeyPair;
 use serde_json::{Value, json};

@@ -1,3 +1,5 @@
+//! Reviews of service-account tokens: what is remembered, also while the API server is away.
+
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicUsize, Ordering},

@@ -1,3 +1,5 @@
+//! Settings of the callout: the least that it needs, and how faults are told.
+
 use clap::Parser as _;
 use fleet_daemon::settings::CommandLine;
 use nkeys::KeyPair;

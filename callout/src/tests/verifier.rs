@@ -1,3 +1,5 @@
+//! Which verifier a token gets, and what it may make of its holder.
+
 use std::collections::BTreeSet;
 
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Keys: made once, read with their modes checked, never replaced.
+
 use std::{
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},

@@ -1,3 +1,5 @@
+//! The last known good values: what is recalled, and which files are refused.
+
 use std::fs;
 
 use serde_json::json;

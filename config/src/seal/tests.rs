@@ -1,3 +1,5 @@
+//! Sealing of secret places in documents.
+
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -1,3 +1,5 @@
+//! Signed updates: which take effect, which are refused, and what survives a restart.
+
 use std::{fs, path::Path, time::Duration};
 
 use jiff::ToSpan as _;

@@ -1,3 +1,5 @@
+//! The witness: which files are accepted after a crash at any moment.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The environment as a source.
+
 use std::{ffi::OsString, os::unix::ffi::OsStringExt};
 
 use harmony_config::{Document, Environment, FieldPath, Layer, Source, SourceError};

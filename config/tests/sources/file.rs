@@ -1,3 +1,5 @@
+//! Files as a source.
+
 use std::fs;
 
 use harmony_config::{File, Source, SourceError};

@@ -1,3 +1,5 @@
+//! Reading through the chain: which source wins, and what stops it.
+
 use std::{fs, sync::atomic::Ordering, time::Duration};
 
 use harmony_config::{

@@ -1,3 +1,5 @@
+//! Following settings while a program runs.
+
 use std::{fs, sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use futures::StreamExt;

@@ -1,3 +1,5 @@
+//! Setting values: where they are kept, and what hides them.
+
 use std::sync::atomic::Ordering;
 
 use harmony_config::{ConfigError, ConfigManager, Environment, FieldPath, SourceError};

@@ -1,3 +1,5 @@
+//! Watches of the API server: when they are current, and how they come back.
+
 use std::{
     sync::{Arc, Mutex},
     time::Duration,

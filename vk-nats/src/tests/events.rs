@@ -1,3 +1,5 @@
+//! Events as they are written.
+
 use std::{
     sync::{
         Arc,

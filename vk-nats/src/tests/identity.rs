@@ -1,3 +1,5 @@
+//! Requests as a device's node.
+
 use std::sync::{Arc, Mutex};
 
 use futures::FutureExt as _;

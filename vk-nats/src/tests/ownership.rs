@@ -1,3 +1,5 @@
+//! Ownership of the fleet by a Lease.
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http_body_util::BodyExt as _;

@@ -1,3 +1,5 @@
+//! Packing of objects.
+
 use k8s_openapi::api::core::v1::{NodeStatus, Pod};
 use serde_json::json;
 

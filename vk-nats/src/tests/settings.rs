@@ -1,3 +1,5 @@
+//! Settings of `vk-nats`: defaults, and how faults are told.
+
 use clap::Parser as _;
 use fleet_daemon::settings::CommandLine;
 

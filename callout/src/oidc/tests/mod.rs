@@ -1,3 +1,5 @@
+//! Tokens of identity providers: which are believed, and why the others are not.
+
 mod provider;
 mod rotation;
 

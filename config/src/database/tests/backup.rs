@@ -1,3 +1,5 @@
+//! The backup and restoring from it, also when its folder fails or hangs.
+
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use super::*;

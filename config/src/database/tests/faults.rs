@@ -1,3 +1,5 @@
+//! A database that is locked, damaged, or in a strange place.
+
 use std::time::Duration;
 
 use super::*;

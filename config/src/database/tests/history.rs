@@ -1,3 +1,5 @@
+//! History and rollback.
+
 use super::*;
 use crate::database::{Act, DatabaseError, Filter, Retention};
 

@@ -1,3 +1,5 @@
+//! Items: reading, writing, secrets in them.
+
 use std::os::unix::fs::PermissionsExt as _;
 
 use futures::StreamExt as _;

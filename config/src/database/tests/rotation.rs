@@ -1,3 +1,5 @@
+//! Databases across rotations of their keys.
+
 use super::*;
 use crate::{
     database::{Act, DatabaseError, Filter},

@@ -1,3 +1,5 @@
+//! Schemas that services leave beside the database.
+
 use super::*;
 use crate::{
     database::{BackupError, BackupFolder, BackupState, MADE_UP},

@@ -1,3 +1,5 @@
+//! Databases that were changed from outside.
+
 use super::*;
 use crate::{
     database::{DatabaseError, Filter, Finding, verify::Verification},

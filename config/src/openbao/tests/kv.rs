@@ -1,3 +1,5 @@
+//! Answers of the key-value engine, read.
+
 use super::*;
 
 fn answer(status: u16, body: &str) -> Answer {

@@ -1,3 +1,5 @@
+//! Settings of the store: from environment and file, as the book lists them.
+
 use std::{collections::BTreeMap, os::unix::ffi::OsStringExt as _};
 
 use super::*;

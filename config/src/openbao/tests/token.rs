@@ -1,3 +1,5 @@
+//! When a token is renewed, and when it is used no more.
+
 use super::*;
 
 fn grant(seconds: Option<u64>) -> Grant {

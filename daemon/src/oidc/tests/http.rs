@@ -1,3 +1,5 @@
+//! TLS towards an identity provider.
+
 use std::io::Write as _;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};

@@ -1,3 +1,5 @@
+//! Logins of machines at an identity provider.
+
 use std::io::Write as _;
 
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,3 +1,5 @@
+//! Bundles: what they carry, and what changes their digest.
+
 use fleet_wire::message::{BundleConfigMap, BundleSecret};
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};

@@ -1,3 +1,5 @@
+//! Variables of Services.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The desired set of a device: versions, and what a change carries.
+
 use fleet_wire::name::PodUid;
 use serde_json::value::RawValue;
 

@@ -1,3 +1,5 @@
+//! The files of the fleet's keys.
+
 use std::collections::BTreeMap;
 
 use nkeys::{KeyPair, XKey};

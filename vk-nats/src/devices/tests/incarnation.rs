@@ -1,3 +1,5 @@
+//! Incarnation tokens: clones, restored disks, lost answers.
+
 use proptest::prelude::*;
 
 use super::*;

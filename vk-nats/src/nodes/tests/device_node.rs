@@ -1,3 +1,5 @@
+//! Which Nodes are devices.
+
 use fleet_wire::enrollment::Enrollment;
 
 use super::*;

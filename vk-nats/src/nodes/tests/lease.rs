@@ -1,3 +1,5 @@
+//! Leases: form and rhythm.
+
 use std::collections::HashSet;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Ports of Nodes.
+
 use super::*;
 
 fn device(name: &str) -> DeviceName {

@@ -1,3 +1,5 @@
+//! Patches of a Node's status.
+
 use fleet_wire::enrollment::Enrollment;
 use k8s_openapi::api::core::v1::{NodeAddress, NodeSystemInfo};
 use nkeys::{KeyPair, XKey};

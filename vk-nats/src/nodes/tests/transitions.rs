@@ -1,3 +1,5 @@
+//! Events of Nodes, from one state to the next.
+
 use fleet_wire::enrollment::Enrollment;
 use k8s_openapi::api::core::v1::{NodeCondition, NodeSystemInfo};
 use nkeys::{KeyPair, XKey};

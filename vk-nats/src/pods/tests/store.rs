@@ -1,3 +1,5 @@
+//! The store of pods: order, successors, removal.
+
 use k8s_openapi::{api::core::v1::PodSpec, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Counting of references: an object is followed as long as somebody uses it.
+
 use super::*;
 
 fn key(name: &str) -> RefKey {

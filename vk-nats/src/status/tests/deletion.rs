@@ -1,3 +1,5 @@
+//! When a pod is deleted from the API.
+
 use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::json;
 

@@ -1,3 +1,5 @@
+//! Patches of a pod's status.
+
 use super::*;
 
 fn pod(status: Value) -> Pod {
