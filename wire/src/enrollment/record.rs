@@ -7,8 +7,8 @@ use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::me
 use super::objects::{DEVICE_LABEL, Enrollment};
 use crate::{keys::IdentityKey, name::DeviceName};
 
-/// Namespace that holds records and nothing else. Who may read all Secrets of it (the callout) learns public
-/// keys; enrollment tokens and private keys are in the fleet's namespace.
+/// Namespace that holds records and nothing else. Whoever may read all Secrets of it (the callout) learns public
+/// keys; enrollment tokens are in [`super::TOKENS_NAMESPACE`], private keys in the fleet's own namespace.
 pub const RECORDS_NAMESPACE: &str = "harmony-fleet-devices";
 /// `type` of the Secret.
 pub const RECORD_TYPE: &str = "fleet.harmony.io/enrollment";

@@ -177,7 +177,7 @@ pub struct TokenRecord {
 }
 
 impl TokenRecord {
-    /// As a Secret of the fleet's namespace.
+    /// As a Secret of the namespace of tokens.
     pub fn secret(&self, namespace: &str) -> Secret {
         let text = |value: &str| ByteString(value.as_bytes().to_vec());
         let labels = serde_json::to_string(&self.labels).unwrap_or_default();
