@@ -1,4 +1,4 @@
-# One command for each thing that one wants of a checkout; `make help` lists them.
+# What can be done with a checkout; `make help` lists it.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -6,11 +6,11 @@ MAKEFLAGS += --no-print-directory
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/harmony-fleet
 STATE := $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/harmony-fleet
-# Outside of the checkout: a fresh clone on the same machine builds what changed.
+# Outside of the checkout: a fresh clone on the same machine builds only what changed.
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 CARGO_TOOLS := $(CACHE)/cargo-tools/bin
 DEMO := $(CARGO_TARGET_DIR)/release/fleet-demo
-# Has cargo start what it built with Debian 13's /usr, and Podman, in place of this machine's.
+# Makes cargo start what it built with Debian 13's /usr, and so its Podman, in place of this machine's.
 ON_PODMAN5 := --config 'target."cfg(all())".runner = ["$(CURDIR)/e2e/tools/podman5.sh", "run"]'
 
 # All that tests and lints compile is selected the same way, the whole workspace with these features: cargo compiles a
@@ -18,7 +18,7 @@ ON_PODMAN5 := --config 'target."cfg(all())".runner = ["$(CURDIR)/e2e/tools/podma
 WORKSPACE := --workspace --features harmony-config/nats,harmony-config/openbao
 # Tests that need the real servers run only when they are named (`test = false`).
 SCENARIOS := $(basename $(notdir $(wildcard e2e/tests/*.rs))) updates_nats
-# Of them, those of faults and of bad input.
+# Those of them that are about faults and bad input.
 FAULTS := adverse faults many_nodes outages refused rollout strangers
 
 .DEFAULT_GOAL := help
@@ -26,7 +26,7 @@ FAULTS := adverse faults many_nodes outages refused rollout strangers
 ##@ Use it
 
 .PHONY: demo
-demo: install ## A fleet with two devices on this machine, shown step by step; it stays up
+demo: install ## A fleet with two devices on this machine, shown step by step; needs root; it stays up
 	@e2e/tools/build.sh kubernetes nats oidc
 	@cargo build --release --package callout --package vk-nats --package fleet --package e2e --bins
 	@cargo build --profile device --package device-kubelet
@@ -80,28 +80,28 @@ advisories: ## Known vulnerabilities of dependencies; downloads the advisory dat
 	$(CARGO_TOOLS)/cargo-deny check advisories
 
 .PHONY: unit
-unit: ## Unit, property and behaviour tests; the runtime's on a Podman of their own
+unit: ## Unit, property and behaviour tests; the latter start a Podman of their own
 	cargo test --no-fail-fast $(WORKSPACE)
 
 .PHONY: scenarios
-scenarios: install tools build ## Scenarios on the real servers (one: `make scenarios ONLY=ground`)
+scenarios: install tools build ## Scenarios on the real servers; needs root (one: `ONLY=ground`)
 	cargo test --no-fail-fast $(WORKSPACE) $(addprefix --test ,$(or $(ONLY),$(SCENARIOS)))
 
 .PHONY: faults
-faults: install tools build ## Scenarios of faults and bad input, TIMES times in a row (10)
+faults: install tools build ## Scenarios of faults and bad input, ten times in a row (or `TIMES=3`)
 	@for run in $$(seq $(or $(TIMES),10)); do \
 		echo "faults: run $$run of $(or $(TIMES),10)"; \
 		cargo test --quiet $(WORKSPACE) $(addprefix --test ,$(FAULTS)); \
 	done
 
 .PHONY: podman5
-podman5: install $(if $(ONLY),tools build) ## Behaviour tests on Podman 5, out of Debian 13 (`ONLY=chain`: a scenario)
+podman5: install $(if $(ONLY),tools build) ## Behaviour tests on Podman 5 of Debian 13 (a scenario: `ONLY=chain`)
 	@e2e/tools/podman5.sh build
 	cargo test --no-fail-fast $(WORKSPACE) $(ON_PODMAN5) \
 		$(addprefix --test ,$(or $(ONLY),runtime_behaviour pods_podman)) -- --nocapture
 
 .PHONY: podman-answers
-podman-answers: install ## Record this machine's Podman's and Podman 5's answers anew, as fixtures
+podman-answers: install ## Record answers of this machine's Podman and of Podman 5 again, as fixtures
 	@e2e/tools/podman5.sh build
 	cargo test $(WORKSPACE) --test runtime_behaviour -- --ignored recording
 	cargo test $(WORKSPACE) $(ON_PODMAN5) --test runtime_behaviour -- --ignored recording
@@ -118,7 +118,7 @@ conformance: ## The official Kubernetes suite against a device (not there yet)
 	@echo "[NodeConformance] cannot be run yet; nothing was tested." >&2; exit 1
 
 .PHONY: bench
-bench: install ## Measure start times, memory and rates
+bench: install ## Measure start times, memory and rates; needs root, takes a quarter of an hour
 	@e2e/tools/build.sh kubernetes nats kwok
 	cargo build --release --workspace --exclude device-kubelet --bins
 	cargo build --profile device --package device-kubelet
@@ -132,7 +132,7 @@ bench-config: ## Measure the settings library alone, beside figment and config
 ##@ Build it
 
 .PHONY: build
-build: ## Our programs, as scenarios use them
+build: ## Build our programs, as scenarios use them
 	cargo build $(WORKSPACE) --bins --examples
 
 .PHONY: install

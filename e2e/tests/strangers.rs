@@ -69,7 +69,7 @@ async fn what_is_not_a_message_is_counted_and_dropped(fleet: &Fleet) -> Result<(
     client.flush().await?;
     grows(fleet, "TooLarge", before, 1.0).await?;
 
-    // Names out of grammar, wrong shards, nobody's name: dropped without an answer.
+    // Names out of grammar, wrong shards, nobody's name: whatever becomes of them, vk-nats goes on.
     for subject in [
         "fleet.v1.0.alpha.up.status",
         "fleet.v1.9999.alpha.up.status",

@@ -2,8 +2,8 @@
 # Builds the real servers that the scenarios and the demo run, from the versions
 # pinned in the go.mod and go.sum of the folders beside this file.
 #
-#   build.sh [MODULE...]      build what is not built yet (default: kubernetes nats oidc
-#                             secret-store)
+#   build.sh [MODULE...]        build what is not built yet (default: kubernetes nats oidc
+#                               secret-store)
 #   build.sh where [MODULE...]  print "<tool> <path>" lines, build nothing
 #
 # Modules: kubernetes (etcd, kube-apiserver, kube-controller-manager,
@@ -11,10 +11,11 @@
 # ours), secret-store (Vault 1.14.0, where OpenBao is not installed), kwok (only for
 # the benchmark).
 #
-# Each module's binaries lie in a folder named by the hash of its go.mod, its
-# go.sum, its sources if it has any, the flags below and the Go version: another pin is another folder, so a
-# warm call has nothing to compare but file names, and two checkouts with
-# different pins do not overwrite each other.
+# Each module's binaries are in a folder named by the hash of its go.mod, its go.sum, its
+# sources if it has any, the flags below and the Go version. Another pin is another folder,
+# so a warm call compares only file names, and two checkouts with different pins do not
+# overwrite each other. The folders are in $HARMONY_TOOLS_CACHE, by default
+# ${XDG_CACHE_HOME:-~/.cache}/harmony-fleet/bin; `make path` and the harness ask `where`.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
