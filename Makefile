@@ -80,7 +80,7 @@ advisories: ## Known vulnerabilities of dependencies; downloads the advisory dat
 	$(CARGO_TOOLS)/cargo-deny check advisories
 
 .PHONY: unit
-unit: ## Unit, property and behaviour tests; the latter start a Podman of their own
+unit: ## Unit, property and behaviour tests; the last start a Podman of their own, which needs root
 	cargo test --no-fail-fast $(WORKSPACE)
 
 .PHONY: scenarios
