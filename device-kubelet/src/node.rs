@@ -30,7 +30,7 @@ use self::{
 };
 use crate::{
     pods::{admission::capacity::Allocatable, quantity},
-    runtime::{Image, Runtime},
+    runtime::{ListedImage, Runtime},
 };
 
 /// `nodeInfo.kubeletVersion`. Clients read the minor to know what a kubelet can do: it is the one of the
@@ -59,7 +59,7 @@ pub struct RuntimeFacts {
     /// Why it cannot be used right now.
     pub problem: Option<String>,
     /// Its images.
-    pub images: Vec<Image>,
+    pub images: Vec<ListedImage>,
 }
 
 /// Makes `NodeStatus` from what it sees.
@@ -178,8 +178,8 @@ fn resources(machine: &Machine, disk: Option<Disk>, max_pods: u32) -> (Resources
 }
 
 /// The largest images, largest first, as a kubelet lists them.
-fn images(images: &[Image]) -> Vec<ContainerImage> {
-    let mut listed: Vec<&Image> = images.iter().filter(|image| !image.names.is_empty()).collect();
+fn images(images: &[ListedImage]) -> Vec<ContainerImage> {
+    let mut listed: Vec<&ListedImage> = images.iter().filter(|image| !image.names.is_empty()).collect();
     listed.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
     listed
         .into_iter()

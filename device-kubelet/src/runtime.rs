@@ -246,6 +246,17 @@ pub struct Image {
     pub has_command: bool,
 }
 
+/// An image in a list of all: what is told without a look at each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedImage {
+    /// Id, e.g. `sha256:…`.
+    pub id: String,
+    /// Names and digests it is known by.
+    pub names: Vec<String>,
+    /// Bytes.
+    pub size: u64,
+}
+
 /// Credentials for a registry; never logged.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RegistryAuth {
@@ -349,7 +360,7 @@ pub trait Runtime: Send + Sync + 'static {
     /// Pulls an image; returns its id.
     fn pull_image<'a>(&'a self, image: &'a str, auth: Option<RegistryAuth>) -> BoxFuture<'a, Result<String>>;
     /// All images on the device.
-    fn list_images(&self) -> BoxFuture<'_, Result<Vec<Image>>>;
+    fn list_images(&self) -> BoxFuture<'_, Result<Vec<ListedImage>>>;
 
     /// Changes as they happen. Ends never; a lost connection to the runtime yields
     /// [`RuntimeEvent::Resync`] after it is back.

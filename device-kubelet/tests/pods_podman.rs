@@ -22,8 +22,8 @@ use std::{
 
 use device::IMAGE;
 use device_kubelet::runtime::{
-    Container, ContainerId, ContainerSpec, Image, RegistryAuth, Result, Runtime, RuntimeEvent, Sandbox,
-    SandboxId, SandboxSpec, podman::PodmanRuntime,
+    Container, ContainerId, ContainerSpec, Image, ListedImage, RegistryAuth, Result, Runtime, RuntimeEvent,
+    Sandbox, SandboxId, SandboxSpec, podman::PodmanRuntime,
 };
 use futures::{future::BoxFuture, stream::BoxStream};
 use k8s_openapi::{ByteString, api::core::v1::PodStatus};
@@ -87,7 +87,7 @@ impl Runtime for Shared {
     fn pull_image<'a>(&'a self, image: &'a str, auth: Option<RegistryAuth>) -> BoxFuture<'a, Result<String>> {
         self.0.pull_image(image, auth)
     }
-    fn list_images(&self) -> BoxFuture<'_, Result<Vec<Image>>> {
+    fn list_images(&self) -> BoxFuture<'_, Result<Vec<ListedImage>>> {
         self.0.list_images()
     }
     fn events(&self) -> BoxStream<'static, RuntimeEvent> {

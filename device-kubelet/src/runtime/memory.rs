@@ -27,8 +27,8 @@ use tokio::sync::broadcast;
 
 use self::{program::Step, state::State};
 use super::{
-    Container, ContainerId, ContainerSpec, Image, RegistryAuth, Result, Runtime, RuntimeError, RuntimeEvent,
-    Sandbox, SandboxId, SandboxSpec,
+    Container, ContainerId, ContainerSpec, Image, ListedImage, RegistryAuth, Result, Runtime, RuntimeError,
+    RuntimeEvent, Sandbox, SandboxId, SandboxSpec,
 };
 
 /// Events that a slow reader may be behind before it is told to look at everything.
@@ -305,7 +305,7 @@ impl Runtime for MemoryRuntime {
         self.shared.pull(image).boxed()
     }
 
-    fn list_images(&self) -> BoxFuture<'_, Result<Vec<Image>>> {
+    fn list_images(&self) -> BoxFuture<'_, Result<Vec<ListedImage>>> {
         ready(self.shared.ask("list images").map(|state| state.images()))
     }
 

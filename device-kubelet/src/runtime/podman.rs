@@ -64,8 +64,8 @@ use self::{
     watch::Watch,
 };
 use super::{
-    Container, ContainerId, ContainerSpec, Image, RegistryAuth, Result, Runtime, RuntimeError, RuntimeEvent,
-    Sandbox, SandboxId, SandboxSpec,
+    Container, ContainerId, ContainerSpec, Image, ListedImage, RegistryAuth, Result, Runtime, RuntimeError,
+    RuntimeEvent, Sandbox, SandboxId, SandboxSpec,
 };
 
 /// For answers that Podman gives from its database.
@@ -485,7 +485,7 @@ impl Runtime for PodmanRuntime {
         self.inner.pull_image(image, auth).boxed()
     }
 
-    fn list_images(&self) -> BoxFuture<'_, Result<Vec<Image>>> {
+    fn list_images(&self) -> BoxFuture<'_, Result<Vec<ListedImage>>> {
         self.inner.list_images().boxed()
     }
 

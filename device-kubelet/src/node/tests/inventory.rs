@@ -18,14 +18,8 @@ fn machine() -> Machine {
     }
 }
 
-fn image(id: &str, size: u64, names: &[&str]) -> Image {
-    Image {
-        id: id.into(),
-        names: names.iter().map(|name| (*name).to_owned()).collect(),
-        size,
-        user: String::new(),
-        has_command: true,
-    }
+fn image(id: &str, size: u64, names: &[&str]) -> ListedImage {
+    ListedImage { id: id.into(), names: names.iter().map(|name| (*name).to_owned()).collect(), size }
 }
 
 fn inventory() -> Inventory {
@@ -61,7 +55,7 @@ fn the_version_is_one_that_clients_can_compare() {
 
 #[test]
 fn images_are_sorted_and_capped() {
-    let mut all: Vec<Image> = (0..60).map(|n| image(&format!("{n:02}"), n, &["a", "b"])).collect();
+    let mut all: Vec<ListedImage> = (0..60).map(|n| image(&format!("{n:02}"), n, &["a", "b"])).collect();
     all.push(image("none", 1_000, &[]));
     all.push(image("many", 2_000, &["1", "2", "3", "4", "5", "6"]));
     let listed = images(&all);

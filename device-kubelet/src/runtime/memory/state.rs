@@ -12,8 +12,8 @@ use tokio::{sync::watch, time::Instant};
 
 use super::program::{OnTerm, Program, Step};
 use crate::runtime::{
-    Container, ContainerId, ContainerSpec, ContainerState, Image, PortMapping, Result, RuntimeError, Sandbox,
-    SandboxId, SandboxSpec, reference,
+    Container, ContainerId, ContainerSpec, ContainerState, Image, ListedImage, PortMapping, Result,
+    RuntimeError, Sandbox, SandboxId, SandboxSpec, reference,
 };
 
 /// As Podman reports it.
@@ -342,8 +342,12 @@ impl State {
         Some(seen_image(name))
     }
 
-    pub(super) fn images(&self) -> Vec<Image> {
-        self.images.iter().map(|name| seen_image(name)).collect()
+    pub(super) fn images(&self) -> Vec<ListedImage> {
+        let listed = |name: &String| {
+            let Image { id, names, size, .. } = seen_image(name);
+            ListedImage { id, names, size }
+        };
+        self.images.iter().map(listed).collect()
     }
 }
 

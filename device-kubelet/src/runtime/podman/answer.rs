@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 
 use super::labels;
-use crate::runtime::{Container, ContainerId, ContainerState, Image, Sandbox, SandboxId};
+use crate::runtime::{Container, ContainerId, ContainerState, Image, ListedImage, Sandbox, SandboxId};
 
 /// Go writes `null` for an empty slice, map or string pointer.
 fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
@@ -320,8 +320,23 @@ impl From<InspectedImage> for Image {
 /// An entry of `GET /images/json`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub(super) struct ListedImage {
-    pub(super) id: String,
+pub(super) struct ImageEntry {
+    id: String,
+    /// In some versions all names, those by a digest, too.
+    #[serde(deserialize_with = "nullable")]
+    repo_tags: Vec<String>,
+    #[serde(deserialize_with = "nullable")]
+    repo_digests: Vec<String>,
+    size: u64,
+}
+
+impl From<ImageEntry> for ListedImage {
+    fn from(image: ImageEntry) -> Self {
+        let mut names = image.repo_tags;
+        names.retain(|name| !name.contains('@'));
+        names.extend(image.repo_digests);
+        Self { id: image_id(&image.id), names, size: image.size }
+    }
 }
 
 /// A line of `GET /events`. Podman 4 puts the container's labels among the attributes.

@@ -1,12 +1,10 @@
 //! The verbs about images.
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
-
 use super::{
-    INSPECTS, Inner, READ_LIMIT,
-    answer::{self, InspectedImage, ListedImage},
+    Inner, READ_LIMIT,
+    answer::{self, ImageEntry, InspectedImage},
 };
-use crate::runtime::{Image, RegistryAuth, Result, RuntimeError, reference};
+use crate::runtime::{Image, ListedImage, RegistryAuth, Result, RuntimeError, reference};
 
 impl Inner {
     pub(super) async fn image_status(&self, image: &str) -> Result<Option<Image>> {
@@ -41,16 +39,10 @@ impl Inner {
         Ok(answer::image_id(&id))
     }
 
-    pub(super) async fn list_images(&self) -> Result<Vec<Image>> {
-        let operation = "list images";
-        let refused = |fault| self.error(operation, fault);
+    pub(super) async fn list_images(&self) -> Result<Vec<ListedImage>> {
+        let refused = |fault| self.error("list images", fault);
         let answer = self.libpod.get("/images/json", READ_LIMIT).await.map_err(refused)?;
-        let listed: Vec<ListedImage> = answer.json().map_err(refused)?;
-        stream::iter(listed)
-            .map(async |image| self.image_status(&image.id).await)
-            .buffered(INSPECTS)
-            .try_filter_map(async |image| Ok(image))
-            .try_collect()
-            .await
+        let listed: Vec<ImageEntry> = answer.json().map_err(refused)?;
+        Ok(listed.into_iter().map(ListedImage::from).collect())
     }
 }

@@ -103,6 +103,27 @@ fn an_image_has_its_names_and_command() {
     }
 }
 
+#[test]
+fn a_listed_image_has_the_names_that_an_inspected_one_has() {
+    let digest = "localhost/hello@sha256:5d677662c8b924441ae954a67e174e03c08fd29d876209802936e9e59db8a685";
+    // Some versions list tags here, some all names.
+    for repo_tags in [&["localhost/hello:v1"][..], &["localhost/hello:v1", digest]] {
+        let entry: ImageEntry = serde_json::from_value(serde_json::json!({
+            "Id": "c0ffee", "RepoTags": repo_tags, "RepoDigests": [digest], "Size": 5_000_000, "Labels": null,
+        }))
+        .unwrap();
+        let expected = ListedImage {
+            id: "sha256:c0ffee".to_owned(),
+            names: vec!["localhost/hello:v1".to_owned(), digest.to_owned()],
+            size: 5_000_000,
+        };
+        assert_eq!(ListedImage::from(entry), expected);
+    }
+    let dangling = r#"{"Id":"sha256:c0ffee","RepoTags":null,"RepoDigests":null,"Size":1}"#;
+    let dangling = ListedImage::from(serde_json::from_str::<ImageEntry>(dangling).unwrap());
+    assert_eq!((dangling.id.as_str(), dangling.names.len()), ("sha256:c0ffee", 0));
+}
+
 fn container(state: &str, started: i64, exited: i64) -> ContainerState {
     let labels = serde_json::json!({
         "fleet.harmony.io/managed-by": "device-kubelet",
