@@ -30,7 +30,7 @@ use self::{
 };
 use crate::{
     pods::{admission::capacity::Allocatable, quantity},
-    runtime::{ListedImage, Runtime},
+    runtime::{ListedImage, Result, Runtime, RuntimeError},
 };
 
 /// `nodeInfo.kubeletVersion`. Clients read the minor to know what a kubelet can do: it is the one of the
@@ -60,6 +60,23 @@ pub struct RuntimeFacts {
     pub problem: Option<String>,
     /// Its images.
     pub images: Vec<ListedImage>,
+}
+
+impl RuntimeFacts {
+    /// Takes answers in. A runtime that refuses to list its images (one of them is damaged, after a power cut in
+    /// the middle of a pull, say) runs containers all the same.
+    fn answered(&mut self, version: Result<String>, images: Result<Vec<ListedImage>>) {
+        match (version, images) {
+            (Ok(version), Ok(images)) => {
+                *self = Self { version, problem: None, images };
+            }
+            (Ok(version), Err(error @ RuntimeError::Refused { .. })) => {
+                tracing::warn!(%error, "the Node shows the images that were there before");
+                (self.version, self.problem) = (version, None);
+            }
+            (Err(error), _) | (_, Err(error)) => self.problem = Some(error.to_string()),
+        }
+    }
 }
 
 /// Makes `NodeStatus` from what it sees.
@@ -281,16 +298,11 @@ pub async fn watch(
 }
 
 async fn ask(runtime: &dyn Runtime, facts: &mut RuntimeFacts) {
-    let answers = async { tokio::try_join!(runtime.version(), runtime.list_images()) };
-    facts.problem = match tokio::time::timeout(RUNTIME_TIMEOUT, answers).await {
-        Ok(Ok((version, images))) => {
-            facts.version = version;
-            facts.images = images;
-            None
-        }
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(_) => Some(format!("no answer within {} s", RUNTIME_TIMEOUT.as_secs())),
-    };
+    let answers = async { tokio::join!(runtime.version(), runtime.list_images()) };
+    match tokio::time::timeout(RUNTIME_TIMEOUT, answers).await {
+        Ok((version, images)) => facts.answered(version, images),
+        Err(_) => facts.problem = Some(format!("no answer within {} s", RUNTIME_TIMEOUT.as_secs())),
+    }
 }
 
 #[cfg(test)]

@@ -82,6 +82,26 @@ fn only_what_matters_makes_a_new_status() {
     assert_eq!(info.swap.unwrap().capacity, Some(104_853_504));
 }
 
+#[test]
+fn an_image_that_cannot_be_read_does_not_make_the_runtime_useless() {
+    let version = || Ok("podman://4.3.1".to_owned());
+    let operation = || "list images".to_owned();
+    let mut facts = RuntimeFacts::default();
+    facts.answered(version(), Ok(vec![image("a", 1, &["a"])]));
+    let before = facts.clone();
+    assert_eq!((before.problem.as_ref(), before.images.len()), (None, 1));
+
+    let message = "layer not known".to_owned();
+    facts.answered(version(), Err(RuntimeError::Refused { operation: operation(), message }));
+    assert_eq!(facts, before);
+    let message = "no connection".to_owned();
+    facts.answered(version(), Err(RuntimeError::Unavailable { operation: operation(), message }));
+    assert!(facts.problem.as_ref().unwrap().contains("does not answer"), "{:?}", facts.problem);
+    assert_eq!(facts.images, before.images);
+    facts.answered(version(), Ok(Vec::new()));
+    assert_eq!((facts.problem, facts.images), (None, Vec::new()));
+}
+
 /// A device on which as many processes run as may, or hardly any.
 fn processes(root: &Path, running: u32) {
     std::fs::create_dir_all(root.join("proc/sys/kernel")).unwrap();
