@@ -40,8 +40,11 @@ pub const KUBELET_VERSION: &str = concat!("v1.36.0-harmony.", env!("CARGO_PKG_VE
 const LOOK_AT_LATEST: Duration = Duration::from_secs(15);
 /// When it is not looked at again although one is.
 const LOOK_AT_MOST: Duration = Duration::from_secs(5);
-/// How often the runtime is asked whether it lives, and for its images when nothing seems to have changed.
+/// How often the runtime is asked whether it lives.
 const ASK_RUNTIME_EVERY: Duration = Duration::from_secs(60);
+/// How often it is asked for its images when nothing seems to have changed: somebody may pull one by hand. Podman
+/// reads each from its disk for that.
+const LIST_IMAGES_EVERY: Duration = Duration::from_secs(600);
 /// How long the runtime may take to answer.
 const RUNTIME_TIMEOUT: Duration = Duration::from_secs(30);
 /// A kubelet's `nodeStatusMaxImages`.
@@ -262,6 +265,7 @@ pub async fn watch(
 ) {
     let mut facts = RuntimeFacts::default();
     let mut asked: Option<Instant> = None;
+    let mut listed: Option<Instant> = None;
     let mut looked: Option<Instant> = None;
     let mut hinted = false;
     loop {
@@ -280,10 +284,12 @@ pub async fn watch(
             }
         }
         looked = Some(Instant::now());
-        let due = asked.is_none_or(|asked| asked.elapsed() >= ASK_RUNTIME_EVERY);
-        if due || hinted || facts.problem.is_some() {
-            ask(&*runtime, &mut facts).await;
+        let due = |last: Option<Instant>, every: Duration| last.is_none_or(|last| last.elapsed() >= every);
+        let list = hinted || facts.problem.is_some() || due(listed, LIST_IMAGES_EVERY);
+        if list || due(asked, ASK_RUNTIME_EVERY) {
+            ask(&*runtime, &mut facts, list).await;
             asked = Some(Instant::now());
+            listed = if list { asked } else { listed };
             hinted = false;
         }
         let seen = inventory.observe(&facts, Timestamp::now());
@@ -297,8 +303,11 @@ pub async fn watch(
     }
 }
 
-async fn ask(runtime: &dyn Runtime, facts: &mut RuntimeFacts) {
-    let answers = async { tokio::join!(runtime.version(), runtime.list_images()) };
+/// `list`: for its images, too.
+async fn ask(runtime: &dyn Runtime, facts: &mut RuntimeFacts, list: bool) {
+    let known = facts.images.clone();
+    let images = async { if list { runtime.list_images().await } else { Ok(known) } };
+    let answers = async { tokio::join!(runtime.version(), images) };
     match tokio::time::timeout(RUNTIME_TIMEOUT, answers).await {
         Ok((version, images)) => facts.answered(version, images),
         Err(_) => facts.problem = Some(format!("no answer within {} s", RUNTIME_TIMEOUT.as_secs())),

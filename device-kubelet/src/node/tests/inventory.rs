@@ -102,6 +102,34 @@ fn an_image_that_cannot_be_read_does_not_make_the_runtime_useless() {
     assert_eq!((facts.problem, facts.images), (None, Vec::new()));
 }
 
+fn names(status: &NodeStatus) -> Vec<&str> {
+    let names = status.images.iter().flatten().flat_map(|image| image.names.iter().flatten());
+    names.map(String::as_str).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn images_are_listed_when_something_hints_at_them_and_seldom_otherwise() {
+    let runtime = MemoryRuntime::default();
+    let hints = Hints::default();
+    let (sender, mut status) = watch::channel(None);
+    tokio::spawn(watch(inventory(), Arc::new(runtime.clone()), hints.clone(), sender));
+    status.changed().await.unwrap();
+    let began = Instant::now();
+
+    // By hand, behind the agent's back.
+    runtime.pull_image("localhost/one:1", None).await.unwrap();
+    status.changed().await.unwrap();
+    assert_eq!(names(status.borrow_and_update().as_ref().unwrap()), ["localhost/one:1"]);
+    assert!(began.elapsed() >= LIST_IMAGES_EVERY, "{:?}", began.elapsed());
+
+    let since = Instant::now();
+    runtime.pull_image("localhost/two:1", None).await.unwrap();
+    hints.images.notify_one();
+    status.changed().await.unwrap();
+    assert_eq!(names(status.borrow().as_ref().unwrap()).len(), 2);
+    assert!(since.elapsed() <= LOOK_AT_LATEST, "{:?}", since.elapsed());
+}
+
 /// A device on which as many processes run as may, or hardly any.
 fn processes(root: &Path, running: u32) {
     std::fs::create_dir_all(root.join("proc/sys/kernel")).unwrap();
