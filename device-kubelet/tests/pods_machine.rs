@@ -6,7 +6,7 @@ mod pods_device;
 use std::time::Duration;
 
 use device_kubelet::runtime::memory::{MemoryOptions, Registry};
-use fleet_wire::message::EventRecord;
+use fleet_wire::message::{EventRecord, PodReport};
 use pods_device::{Device, bundle, condition, main_status, simple, state, waiting};
 use serde_json::json;
 
@@ -299,6 +299,40 @@ async fn a_changed_image_restarts_that_container_in_place() {
         .await
         .status;
     assert!(main_status(&status).image.contains("busybox:2"));
+    assert_eq!(device.running().await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_was_started_and_not_seen_is_not_started_again() {
+    let mut device = Device::with_image("busybox:1").await;
+    // The agent has looked at what was there before.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    device.runtime.refuse_lists(2);
+    device.apply(simple("web", "u1", "Always", FOREVER)).await;
+    let status = device.until_phase("u1", "Running").await;
+    assert_eq!(main_status(&status).restart_count, 0);
+    assert_eq!(device.containers().await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_cannot_be_stopped_for_its_new_image_is_tried_again_later() {
+    let present = ["busybox:1".to_owned(), "busybox:2".to_owned()].into();
+    let mut device = Device::new(MemoryOptions { present, ..MemoryOptions::default() }).await;
+    let mut wanted = simple("web", "u1", "Always", FOREVER);
+    device.apply(wanted.clone()).await;
+    device.until_phase("u1", "Running").await;
+    device.events().await;
+    device.runtime.set_unavailable(true);
+    wanted["pod"]["spec"]["containers"][0]["image"] = json!("busybox:2");
+    device.apply(wanted).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let events = device.events().await;
+    let failed = events.iter().find(|event| event.reason == "FailedKillPod").unwrap();
+    assert!(failed.count <= 3, "{failed:?}");
+    device.runtime.set_unavailable(false);
+    let wanted = |report: &PodReport| main_status(&report.status).restart_count == 1;
+    let restarted = device.until("u1", "restarted", wanted).await.status;
+    assert!(main_status(&restarted).image.contains("busybox:2"));
     assert_eq!(device.running().await.len(), 1);
 }
 

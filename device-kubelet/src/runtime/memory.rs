@@ -95,6 +95,11 @@ impl MemoryRuntime {
         }
     }
 
+    /// The next so many lists of containers are refused.
+    pub fn refuse_lists(&self, count: u32) {
+        self.shared.state().lists_refused = count;
+    }
+
     /// Ends a running container as if its program had, or the kernel for it.
     pub fn end_container(&self, id: &ContainerId, exit_code: i32, oom_killed: bool) {
         self.shared.end(id, exit_code, oom_killed);
@@ -290,7 +295,7 @@ impl Runtime for MemoryRuntime {
     }
 
     fn list_containers<'a>(&'a self, pod: Option<&'a PodUid>) -> BoxFuture<'a, Result<Vec<Container>>> {
-        ready(self.shared.ask("list containers").map(|state| state.containers(pod)))
+        ready(self.shared.ask("list containers").and_then(|mut state| state.list(pod)))
     }
 
     fn image_status<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<Option<Image>>> {

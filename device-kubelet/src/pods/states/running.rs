@@ -5,15 +5,18 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Sandboxing, Terminating};
-use crate::pods::{
-    clock::Mono,
-    context::{PodContext, Wake},
-    launch::{prepare_volumes, start},
-    machine::{Phase, State, Transition, TransitionTo},
-    observed::RETRY,
-    plan::{Convergence, Plan, plan},
-    record::Ending,
-    status::Waiting,
+use crate::{
+    pods::{
+        clock::Mono,
+        context::{PodContext, Wake},
+        launch::{prepare_volumes, start},
+        machine::{Phase, State, Transition, TransitionTo},
+        observed::RETRY,
+        plan::{Convergence, Plan, plan},
+        record::Ending,
+        status::Waiting,
+    },
+    runtime::RuntimeError,
 };
 
 /// Decides, acts, tells, waits; and again.
@@ -51,11 +54,17 @@ impl State for Running {
                     note_crash_loops(pod, &todo);
                     if !todo.replace.is_empty() || !todo.start.is_empty() {
                         let mut orders = pod.orders();
-                        tokio::select! {
+                        let acted = tokio::select! {
                             biased;
                             () = stop.cancelled() => return Transition::stop(),
-                            _ = orders.wait_for(|order| order.departs()) => {}
-                            () = act(pod, &todo) => {}
+                            _ = orders.wait_for(|order| order.departs()) => Ok(()),
+                            acted = act(pod, &todo) => acted,
+                        };
+                        if acted.is_err() {
+                            pod.publish::<Self>();
+                            if look_again(pod, stop).await == Wake::Stop {
+                                return Transition::stop();
+                            }
                         }
                         continue;
                     }
@@ -72,20 +81,36 @@ impl State for Running {
 
 /// Waits until something differs from what is known; looks at the runtime when it says so.
 async fn wait(pod: &mut PodContext, until: Option<Mono>, stop: &CancellationToken) -> Wake {
-    let mut until = until;
     loop {
         let wake = pod.wait(until, stop).await;
         if wake != Wake::Runtime {
             return wake;
         }
         let before = pod.observed.clone();
-        match pod.observe(false).await {
+        match look(pod).await {
             Ok(()) if pod.observed == before => {}
             Ok(()) => return wake,
-            Err(error) => {
-                tracing::warn!(pod = %pod.desired.key, %error, "cannot look at the pod");
-                until = earlier(until, Some(pod.shared.clock.mono().after(RETRY)));
+            Err(_) => return look_again(pod, stop).await,
+        }
+    }
+}
+
+/// After something failed at the runtime: waits a little, and looks until that succeeds or the pod is to end. Nothing
+/// is decided meanwhile: who does not know what he started would start it twice.
+async fn look_again(pod: &mut PodContext, stop: &CancellationToken) -> Wake {
+    loop {
+        let retry = pod.shared.clock.mono().after(RETRY);
+        loop {
+            match pod.wait(Some(retry), stop).await {
+                Wake::Stop => return Wake::Stop,
+                Wake::Order if pod.is_unwanted() => return Wake::Order,
+                Wake::Deadline => break,
+                // Noise from the runtime does not shorten the wait.
+                Wake::Order | Wake::Runtime => {}
             }
+        }
+        if pod.observe(true).await.inspect_err(|error| warn(pod, error)).is_ok() {
+            return Wake::Runtime;
         }
     }
 }
@@ -115,31 +140,38 @@ fn note_crash_loops(pod: &mut PodContext, todo: &Convergence) {
     }
 }
 
-async fn act(pod: &mut PodContext, todo: &Convergence) {
+/// An error means that it is not known what runs now.
+async fn act(pod: &mut PodContext, todo: &Convergence) -> Result<(), RuntimeError> {
     let runtime = pod.shared.runtime.clone();
     for replace in &todo.replace {
         let name = &replace.name;
         let message = format!("Container {name} definition changed, will be restarted");
         pod.event(Some(name), false, "Killing", message);
-        match runtime.stop_container(&replace.id, pod.grace()).await {
-            Ok(()) => {
-                look(pod).await;
-                start(pod, name).await;
-                look(pod).await;
-            }
-            Err(error) => pod.event(Some(name), true, "FailedKillPod", error.to_string()),
+        if let Err(error) = runtime.stop_container(&replace.id, pod.grace()).await {
+            pod.event(Some(name), true, "FailedKillPod", error.to_string());
+            return Err(error);
         }
+        look(pod).await?;
+        start(pod, name).await;
+        look(pod).await?;
     }
     for name in &todo.start {
         // What was told first is seen first: the pod waits for this container.
         pod.publish::<Running>();
         start(pod, name).await;
-        look(pod).await;
+        look(pod).await?;
     }
+    Ok(())
 }
 
-async fn look(pod: &mut PodContext) {
-    if let Err(error) = pod.observe(false).await {
-        tracing::warn!(pod = %pod.desired.key, %error, "cannot look at the pod");
+async fn look(pod: &mut PodContext) -> Result<(), RuntimeError> {
+    let looked = pod.observe(false).await;
+    if let Err(error) = &looked {
+        warn(pod, error);
     }
+    looked
+}
+
+fn warn(pod: &PodContext, error: &RuntimeError) {
+    tracing::warn!(pod = %pod.desired.key, %error, "cannot look at the pod");
 }

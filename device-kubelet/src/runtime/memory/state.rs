@@ -25,6 +25,8 @@ const EXIT_TERMINATED: i32 = 143;
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) unavailable: bool,
+    /// How many lists of containers are still to be refused.
+    pub(super) lists_refused: u32,
     sandboxes: BTreeMap<SandboxId, SandboxEntry>,
     containers: BTreeMap<ContainerId, Entry>,
     images: BTreeSet<String>,
@@ -67,6 +69,7 @@ impl State {
     pub(super) fn new(present: &BTreeSet<String>) -> Self {
         Self {
             unavailable: false,
+            lists_refused: 0,
             sandboxes: BTreeMap::new(),
             containers: BTreeMap::new(),
             images: present.iter().map(|image| image_name(image)).collect(),
@@ -280,9 +283,14 @@ impl State {
         self.containers.remove(id);
     }
 
-    pub(super) fn containers(&self, pod: Option<&PodUid>) -> Vec<Container> {
+    pub(super) fn list(&mut self, pod: Option<&PodUid>) -> Result<Vec<Container>> {
+        if self.lists_refused > 0 {
+            self.lists_refused -= 1;
+            let message = "database is locked".to_owned();
+            return Err(RuntimeError::Refused { operation: "list containers".to_owned(), message });
+        }
         let wanted = |c: &&Entry| pod.is_none_or(|uid| c.seen.pod.uid == *uid);
-        self.containers.values().filter(wanted).map(|c| c.seen.clone()).collect()
+        Ok(self.containers.values().filter(wanted).map(|c| c.seen.clone()).collect())
     }
 
     /// Makes the container's log, as a runtime does before the program says anything.
