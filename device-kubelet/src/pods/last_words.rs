@@ -43,16 +43,38 @@ pub fn read(desired: &Desired, dirs: &PodDirs, ended: &Container) -> String {
     }
 }
 
-fn tail(path: &Path, max: u64, from_end: bool) -> Option<String> {
+/// The last `max` bytes; of a log, whole lines of them.
+fn tail(path: &Path, max: u64, log: bool) -> Option<String> {
     let mut file = File::open(path).ok()?;
     let size = file.metadata().ok()?.len();
-    let cut = from_end && size > max;
+    let cut = size > max;
     if cut {
         file.seek(SeekFrom::Start(size - max)).ok()?;
     }
     let mut bytes = Vec::new();
     file.take(max).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    // The first line of a cut text is not whole.
-    Some(if cut { text.split_once('\n').map_or(String::new(), |(_, rest)| rest.to_owned()) } else { text })
+    // The first line of a cut log is not whole.
+    Some(if cut && log {
+        text.split_once('\n').map_or(String::new(), |(_, rest)| rest.to_owned())
+    } else {
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_is_told_by_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0");
+        std::fs::write(&path, "first line\nlast words").unwrap();
+        assert_eq!(tail(&path, 12, false).as_deref(), Some("e\nlast words"));
+        assert_eq!(tail(&path, 12, true).as_deref(), Some("last words"));
+        assert_eq!(tail(&path, MAX_MESSAGE, false).as_deref(), Some("first line\nlast words"));
+        assert_eq!(tail(&folder.path().join("none"), MAX_MESSAGE, false), None);
+    }
 }
