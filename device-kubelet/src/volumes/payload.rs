@@ -60,9 +60,10 @@ pub(super) fn write(volume: &Path, files: &Files, group: Option<u32>) -> io::Res
     // Everything that is neither the new content nor a link into it is left over.
     for entry in fs::read_dir(volume)? {
         let entry = entry?;
-        let name = entry.file_name();
-        let is_old = name.to_string_lossy().starts_with("..2") && entry.path() != fresh;
-        if is_old {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // Whatever the year: many devices boot in 1970.
+        let has_time = name.strip_prefix("..").is_some_and(|time| time.starts_with(['1', '2']));
+        if has_time && entry.path() != fresh {
             fs::remove_dir_all(entry.path())?;
         }
     }
@@ -162,6 +163,19 @@ mod tests {
         assert_eq!(fs::read_to_string(volume.join("b")).unwrap(), "4");
         assert!(!volume.join("d").exists());
         assert!(!volume.join(before).exists());
+    }
+
+    #[test]
+    fn content_from_before_the_clock_was_set_is_removed_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = dir.path();
+        let old = volume.join("..1970_01_01_00_00_07.0");
+        fs::create_dir(&old).unwrap();
+        fs::write(old.join("a"), "1").unwrap();
+        symlink("..1970_01_01_00_00_07.0", volume.join(DATA)).unwrap();
+        write(volume, &files(&[("a", "2")]), None).unwrap();
+        assert_eq!(fs::read_to_string(volume.join("a")).unwrap(), "2");
+        assert!(!old.exists());
     }
 
     #[test]
