@@ -87,6 +87,22 @@ async fn a_shorter_grace_takes_effect_during_the_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_sidecar_has_what_the_others_left_of_the_grace() {
+    let mut device = Device::with_image("busybox:1").await;
+    // Neither of them ends when it is asked to.
+    let stubborn = |name: &str| json!({"name": name, "image": "busybox:1", "command": ["sleep", "100000"]});
+    let mut sidecar = stubborn("proxy");
+    sidecar["restartPolicy"] = json!("Always");
+    let spec = json!({"initContainers": [sidecar], "containers": [stubborn("main")]});
+    device.apply(bundle("web", "u1", spec)).await;
+    device.until_phase("u1", "Running").await;
+    let before = tokio::time::Instant::now();
+    device.delete("u1", 10).await;
+    device.until_stopped("u1").await;
+    assert_eq!(before.elapsed().as_secs(), 12);
+}
+
+#[tokio::test(start_paused = true)]
 async fn crashes_are_restarted_with_growing_delays() {
     let mut device = Device::with_image("busybox:1").await;
     device.apply(simple("web", "u1", "Always", &["false"])).await;

@@ -1,6 +1,7 @@
-//! Its containers are stopped: signal, grace, kill. Main containers at once, then sidecars, last one first.
+//! Its containers are stopped: signal, grace, kill. Main containers at once, then sidecars, last one first, with what
+//! the others left of the grace.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
@@ -8,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::Cleaning;
 use crate::{
     pods::{
+        clock::Mono,
         context::PodContext,
         desired::Role,
         machine::{Phase, State, Transition, TransitionTo},
@@ -26,6 +28,7 @@ impl State for Terminating {
 
     async fn next(self, pod: &mut PodContext, stop: &CancellationToken) -> Transition {
         let mut told = BTreeSet::new();
+        let mut grace = Grace { ordered: pod.grace(), since: pod.shared.clock.mono() };
         pod.memory.waiting.clear();
         loop {
             match pod.observe(true).await {
@@ -35,7 +38,7 @@ impl State for Terminating {
                         return Transition::next(self, Cleaning);
                     }
                     pod.publish::<Self>();
-                    match stop_all(pod, &next, &mut told, stop).await {
+                    match stop_all(pod, &next, &mut told, &mut grace, stop).await {
                         None => return Transition::stop(),
                         Some(Ok(())) => continue,
                         Some(Err(error)) => {
@@ -50,6 +53,25 @@ impl State for Terminating {
                 return Transition::stop();
             }
         }
+    }
+}
+
+/// Even the last one gets so much of it: a kubelet's `minimumGracePeriodInSeconds`.
+const LEAST_GRACE: Duration = Duration::from_secs(2);
+
+/// The time that the containers of the pod have to end, together.
+struct Grace {
+    ordered: Duration,
+    since: Mono,
+}
+
+impl Grace {
+    /// What is left of it. Another order than before begins now.
+    fn left(&mut self, ordered: Duration, now: Mono) -> Duration {
+        if self.ordered != ordered {
+            *self = Self { ordered, since: now };
+        }
+        ordered.saturating_sub(now.since(self.since)).max(LEAST_GRACE.min(ordered))
     }
 }
 
@@ -73,6 +95,7 @@ async fn stop_all(
     pod: &mut PodContext,
     containers: &[(String, ContainerId)],
     told: &mut BTreeSet<ContainerId>,
+    grace: &mut Grace,
     stop: &CancellationToken,
 ) -> Option<Result<(), RuntimeError>> {
     for (name, id) in containers {
@@ -81,7 +104,9 @@ async fn stop_all(
         }
     }
     let runtime = pod.shared.runtime.clone();
-    let grace = pod.grace();
+    // What was ordered during the last look counts.
+    pod.must_end();
+    let grace = grace.left(pod.grace(), pod.shared.clock.mono());
     let mut orders = pod.orders();
     let seconds = |order: &crate::pods::context::Order| (order.removed, order.desired.grace_seconds());
     let before = seconds(&pod.order());
@@ -95,5 +120,25 @@ async fn stop_all(
         results = join_all(containers.iter().map(|(_, id)| runtime.stop_container(id, grace))) => {
             Some(results.into_iter().collect())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_to_wait_for_others_has_what_is_left_of_the_grace() {
+        let seconds = Duration::from_secs;
+        let at = |seconds: i64| Mono(seconds * 1000);
+        let mut grace = Grace { ordered: seconds(30), since: at(0) };
+        assert_eq!(grace.left(seconds(30), at(0)), seconds(30));
+        assert_eq!(grace.left(seconds(30), at(12)), seconds(18));
+        assert_eq!(grace.left(seconds(30), at(30)), LEAST_GRACE);
+        // It was shortened: that is meant from now on.
+        assert_eq!(grace.left(seconds(10), at(40)), seconds(10));
+        assert_eq!(grace.left(seconds(10), at(44)), seconds(6));
+        assert_eq!(grace.left(seconds(1), at(44)), seconds(1));
+        assert_eq!(grace.left(seconds(1), at(50)), seconds(1));
     }
 }
