@@ -5,7 +5,10 @@ mod pods_device;
 
 use std::time::Duration;
 
-use device_kubelet::runtime::memory::{MemoryOptions, Registry};
+use device_kubelet::runtime::{
+    Runtime as _,
+    memory::{MemoryOptions, Registry},
+};
 use fleet_wire::message::{EventRecord, PodReport};
 use pods_device::{Device, bundle, condition, main_status, simple, state, waiting};
 use serde_json::json;
@@ -131,6 +134,25 @@ async fn crashes_are_restarted_with_growing_delays() {
     assert_eq!(condition(&status, "Ready").reason.as_deref(), Some("ContainersNotReady"));
     // One dead container is kept beside the newest, no more.
     assert!(device.containers().await.len() <= 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_sandbox_dies_alone_gets_another_at_once() {
+    let mut device = Device::with_image("busybox:1").await;
+    device.apply(simple("web", "u1", "Always", FOREVER)).await;
+    device.until_phase("u1", "Running").await;
+    let sandboxes = device.runtime.list_sandboxes().await.unwrap();
+    let before = tokio::time::Instant::now();
+    device.runtime.end_sandbox(&sandboxes[0].id);
+    let restarted = |report: &PodReport| {
+        let main = main_status(&report.status);
+        main.restart_count == 1 && main.ready
+    };
+    device.until("u1", "restarted", restarted).await;
+    // Not only when everything is looked at, once a minute.
+    assert!(before.elapsed().as_secs() < 30, "{:?}", before.elapsed());
+    let sandboxes = device.runtime.list_sandboxes().await.unwrap();
+    assert!(sandboxes.len() == 1 && sandboxes[0].ready, "{sandboxes:?}");
 }
 
 #[tokio::test(start_paused = true)]

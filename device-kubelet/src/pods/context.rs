@@ -282,15 +282,17 @@ impl PodContext {
         let uid = self.desired.key.uid.clone();
         let runtime = self.shared.runtime.clone();
         let asked = self.poke.sandbox.swap(false, Ordering::Relaxed);
-        let before: BTreeSet<ContainerId> = self.observed.running().map(|seen| seen.id.clone()).collect();
+        let asked_again = |_: &RuntimeError| self.poke.sandbox.store(true, Ordering::Relaxed);
         let listed = runtime.list_containers(Some(&uid)).await;
-        let listed = listed.inspect_err(|_| self.poke.sandbox.store(asked, Ordering::Relaxed))?;
-        self.observed.replace_containers(listed);
-        let after: BTreeSet<ContainerId> = self.observed.running().map(|seen| seen.id.clone()).collect();
-        if sandbox || asked || !before.is_subset(&after) {
-            let sandboxes = runtime.list_sandboxes().await?;
-            self.observed.sandbox = sandboxes.into_iter().find(|sandbox| sandbox.pod.uid == uid);
+        let mut seen = Observed::new(self.observed.sandbox.clone(), listed.inspect_err(asked_again)?);
+        let before: BTreeSet<ContainerId> = self.observed.running().map(|seen| seen.id.clone()).collect();
+        let after: BTreeSet<ContainerId> = seen.running().map(|seen| seen.id.clone()).collect();
+        // When all containers are as they were, it is the sandbox that changed.
+        if sandbox || asked || !before.is_subset(&after) || seen == *self.listed {
+            let sandboxes = runtime.list_sandboxes().await.inspect_err(asked_again)?;
+            seen.sandbox = sandboxes.into_iter().find(|sandbox| sandbox.pod.uid == uid);
         }
+        self.observed = seen;
         self.listed = Arc::new(self.observed.clone());
         self.digest_observation();
         Ok(())

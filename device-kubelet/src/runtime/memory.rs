@@ -105,6 +105,14 @@ impl MemoryRuntime {
         self.shared.end(id, exit_code, oom_killed);
     }
 
+    /// As when the infra container of a pod dies alone: the network is down, the containers run on.
+    pub fn end_sandbox(&self, id: &SandboxId) {
+        let pod = self.shared.state().end_network(id);
+        if let Some(pod) = pod {
+            self.shared.tell(RuntimeEvent::PodChanged(pod));
+        }
+    }
+
     /// As a device that lost its power: everything that ran has ended, unseen, and the networks are down.
     pub fn power_cycle(&self) {
         self.shared.state().power_cycle();

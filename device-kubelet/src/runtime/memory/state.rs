@@ -122,12 +122,17 @@ impl State {
 
     /// Takes the network down; returns the containers that may still run.
     pub(super) fn stop_sandbox(&mut self, id: &SandboxId) -> Vec<(ContainerId, PodUid)> {
-        if let Some(sandbox) = self.sandboxes.get_mut(id) {
-            sandbox.seen.ready = false;
-            sandbox.seen.ips.clear();
-        }
+        self.end_network(id);
         let inside = self.containers.values().filter(|c| c.sandbox == *id);
         inside.map(|c| (c.seen.id.clone(), c.seen.pod.uid.clone())).collect()
+    }
+
+    /// Takes the network down, and nothing else; returns the pod.
+    pub(super) fn end_network(&mut self, id: &SandboxId) -> Option<PodUid> {
+        let sandbox = &mut self.sandboxes.get_mut(id)?.seen;
+        sandbox.ready = false;
+        sandbox.ips.clear();
+        Some(sandbox.pod.uid.clone())
     }
 
     pub(super) fn remove_sandbox(&mut self, id: &SandboxId) {
