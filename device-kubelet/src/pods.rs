@@ -282,11 +282,12 @@ impl Pods {
         if loaded.whole {
             supervisor.desired_set_is_whole();
         }
-        let Loaded { index, bundles, mut records, whole } = loaded;
+        let Loaded { index, bundles, mut records, .. } = loaded;
         let mut found = Vec::new();
         for (uid, json) in &bundles {
+            let record = records.remove(uid);
             let Some(desired) = parse(uid, json) else { continue };
-            let record = records.remove(uid).unwrap_or_else(|| PodRecord::new(desired.key.clone()));
+            let record = record.unwrap_or_else(|| PodRecord::new(desired.key.clone()));
             let observed = seen.remove(uid).map(|(_, observed)| observed).unwrap_or_default();
             // Before any other may ask for its room.
             if record.holds_room(&observed) {
@@ -301,9 +302,7 @@ impl Pods {
                 Order { desired: Arc::new(desired), removed: false, node: index.node_settings.clone() };
             supervisor.order(order, Some((record, observed)));
         }
-        if !whole {
-            supervisor.keep_records(records);
-        }
+        supervisor.keep_records(records);
         let saver = shared.clone();
         supervisor.spawn("records", async move { saver.saver.run().await });
         let rotator = shared.clone();

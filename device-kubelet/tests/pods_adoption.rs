@@ -239,6 +239,26 @@ async fn a_broken_bundle_is_fetched_again_and_its_containers_are_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_an_agent_did_not_live_to_remove_is_removed_by_the_next() {
+    let mut device = Device::with_image("busybox:1").await;
+    device.apply(simple("web", "u1", "Always", FOREVER)).await;
+    device.until_phase("u1", "Running").await;
+    settle().await;
+    let record = device.dir.path().join("store/records/u1");
+    let content = fs::read(&record).unwrap();
+    device.remove("u1").await;
+    settle().await;
+    assert!(!record.exists());
+    // As if it had been killed when the new set and the end of the containers were on the disk, and nothing else.
+    fs::write(&record, content).unwrap();
+    let volume = device.dir.path().join("pods/u1/volumes/secret");
+    fs::create_dir_all(&volume).unwrap();
+    device.restart_agent().await;
+    settle().await;
+    assert!(!volume.exists() && !record.exists());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_broken_record_costs_history_and_nothing_else() {
     let mut device = Device::with_image("busybox:1").await;
     device.apply(simple("web", "u1", "Always", FOREVER)).await;

@@ -46,7 +46,8 @@ struct Worker {
 pub struct Supervisor {
     shared: Arc<Shared>,
     workers: Mutex<BTreeMap<PodUid, Worker>>,
-    /// Records of pods whose bundles were lost: a broken disk. When they are wanted again, they count on.
+    /// Records of pods that have no bundle. Until the desired set is whole, it may have been lost (a broken disk), and
+    /// they count on when they are wanted again; then they are of pods that the agent did not live to clean up.
     left_over: Mutex<BTreeMap<PodUid, PodRecord>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -82,7 +83,6 @@ impl Supervisor {
 
     /// From now on, what belongs to no pod is stopped.
     pub fn desired_set_is_whole(&self) {
-        self.left_over().clear();
         if !self.whole.swap(true, Ordering::Relaxed) {
             tracing::debug!("the desired set is whole");
         }
@@ -106,7 +106,8 @@ impl Supervisor {
             .filter(|other| other.key.namespace == key.namespace && other.key.name == key.name)
             .map(|other| other.view.clone())
             .collect();
-        let left_over = if found.is_none() { self.left_over().remove(&key.uid) } else { None };
+        let left_over = self.left_over().remove(&key.uid);
+        let left_over = left_over.filter(|_| found.is_none() && !self.whole.load(Ordering::Relaxed));
         // Nothing is known of what it runs by now.
         let look_first = left_over.is_some() || self.unseen.load(Ordering::Relaxed);
         let (record, observed) = found.unwrap_or_else(|| {
@@ -271,6 +272,12 @@ impl Supervisor {
             for (key, observed) in strays {
                 self.stop_stray(&key, &observed).await;
             }
+            let left_over = std::mem::take(&mut *self.left_over());
+            for (uid, PodRecord { key, .. }) in left_over {
+                if !inventory.contains_key(&uid) && !self.workers().contains_key(&uid) {
+                    self.forget_stray(&key).await;
+                }
+            }
         }
     }
 
@@ -296,10 +303,16 @@ impl Supervisor {
             tracing::warn!(pod = %key, %error, "cannot remove it yet; trying again in a minute");
             return;
         }
+        self.forget_stray(key).await;
+    }
+
+    /// Removes what is left of it on the disk. If that fails, its record has the next agent try again.
+    async fn forget_stray(&self, key: &PodKey) {
         let dirs = PodDirs::new(&self.shared.settings.data_dir, key);
         let cleaned = tokio::task::spawn_blocking(move || dirs.remove()).await;
         if let Ok(Err(error)) = cleaned {
             tracing::warn!(pod = %key, %error, "cannot remove its directories");
+            return;
         }
         self.shared.saver.forget(key.uid.clone()).await;
     }
