@@ -39,7 +39,9 @@ impl Outbox {
     /// Replaces what was to be told of the pod. `soft`: told only if nothing else follows soon.
     pub fn offer(&self, report: PodReport, soft: bool) {
         let mut state = self.state();
-        let waiting = state.get(&report.key.uid).and_then(|entry| entry.not_before);
+        // A series of intermediate ones waits once, counted from the first that nobody has.
+        let open = state.get(&report.key.uid).filter(|entry| !entry.taken);
+        let waiting = open.and_then(|entry| entry.not_before);
         let not_before = soft.then(|| waiting.unwrap_or_else(|| Instant::now() + SOFT));
         state.insert(report.key.uid.clone(), Entry { report, not_before, taken: false });
         drop(state);
@@ -189,6 +191,18 @@ mod tests {
         outbox.acknowledge(&outcome("u1", 2, Outcome::Taken));
         outbox.offer_again();
         assert_eq!(told(&outbox).await, pods(&[("u1", 2)]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_intermediate_status_waits_for_a_better_one() {
+        let outbox = Outbox::default();
+        for revision in [1, 2] {
+            let before = Instant::now();
+            outbox.offer(report("u1", revision), true);
+            assert_eq!(told(&outbox).await, pods(&[("u1", revision)]));
+            assert_eq!(before.elapsed(), SOFT);
+            outbox.acknowledge(&outcome("u1", revision, Outcome::Taken));
+        }
     }
 
     #[tokio::test(start_paused = true)]
