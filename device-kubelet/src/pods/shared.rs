@@ -98,13 +98,16 @@ pub struct Saver {
     store: Arc<Store>,
     durability: Durability,
     dirty: Mutex<BTreeMap<PodUid, PodRecord>>,
+    /// Whose turn it is to change records on the disk: an older one must not be written over a newer one, nor over the
+    /// place of one that was forgotten.
+    turn: Arc<tokio::sync::Mutex<()>>,
     work: Notify,
 }
 
 impl Saver {
     /// A saver into this store.
     pub fn new(store: Arc<Store>, durability: Durability) -> Self {
-        Self { store, durability, dirty: Mutex::default(), work: Notify::new() }
+        Self { store, durability, dirty: Mutex::default(), turn: Arc::default(), work: Notify::new() }
     }
 
     /// Soon.
@@ -123,9 +126,15 @@ impl Saver {
 
     /// The pod is forgotten.
     pub async fn forget(&self, uid: PodUid) {
+        let turn = self.turn.clone().lock_owned().await;
         self.dirty().remove(&uid);
         let store = self.store.clone();
-        let forgotten = tokio::task::spawn_blocking(move || store.forget_record(&uid)).await;
+        let forget = move || {
+            // Until it is done, also if nobody waits for it any more.
+            let _turn = turn;
+            store.forget_record(&uid)
+        };
+        let forgotten = tokio::task::spawn_blocking(forget).await;
         if let Ok(Err(error)) = forgotten {
             tracing::warn!(%error, "cannot forget a pod's record");
         }
@@ -145,12 +154,14 @@ impl Saver {
 
     /// Writes all that waits; whether it could be written.
     pub async fn flush(&self) -> bool {
+        let turn = self.turn.clone().lock_owned().await;
         let records = std::mem::take(&mut *self.dirty());
         if records.is_empty() {
             return true;
         }
         let store = self.store.clone();
         let save = move || {
+            let _turn = turn;
             let mut failed = Vec::new();
             for (uid, record) in records {
                 if let Err(error) = store.save_record(&uid, &record) {
@@ -171,5 +182,35 @@ impl Saver {
 
     fn dirty(&self) -> std::sync::MutexGuard<'_, BTreeMap<PodUid, PodRecord>> {
         self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use fleet_wire::name::PodKey;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn records_are_taken_when_it_is_their_turn_to_be_written() {
+        let saver = Saver::new(Arc::new(Store::in_memory()), Durability::Disk);
+        let key = PodKey {
+            namespace: "default".parse().unwrap(),
+            name: "web".parse().unwrap(),
+            uid: "u1".parse().unwrap(),
+        };
+        let record = |revision| PodRecord { revision, ..PodRecord::new(key.clone()) };
+        // Somebody else writes.
+        let turn = saver.turn.clone().lock_owned().await;
+        saver.later(&record(1));
+        let mut flush = std::pin::pin!(saver.flush());
+        assert!(futures::poll!(&mut flush).is_pending());
+        saver.later(&record(2));
+        assert_eq!(saver.dirty()[&key.uid].revision, 2, "it would be written after the older one");
+        drop(turn);
+        assert!(flush.await);
+        assert!(saver.dirty().is_empty());
     }
 }
