@@ -104,11 +104,11 @@ pub(super) struct FailedStart {
 /// Exit code of a container of which nobody saw the end, e.g. because the device lost power; containerd's.
 const EXIT_UNSEEN: i32 = 255;
 
-/// A container of which nobody saw the end.
-fn unseen(started_at: Option<Timestamp>) -> ContainerState {
+/// A container of which nobody saw the end. What is not known must be the same each time it is listed, too.
+fn unseen(started_at: Option<Timestamp>, created_at: Timestamp) -> ContainerState {
     ContainerState::Exited {
         started_at,
-        finished_at: started_at.unwrap_or_else(Timestamp::now),
+        finished_at: started_at.unwrap_or(created_at),
         exit_code: EXIT_UNSEEN,
         oom_killed: false,
         message: "the container ended while the device was down".to_owned(),
@@ -144,6 +144,7 @@ impl ListedContainer {
     pub(super) fn into_container(self, failed: Option<&FailedStart>, oom_killed: bool) -> Option<Container> {
         let ours = labels::container(&self.labels)?;
         let started_at = seconds(self.started_at);
+        let created_at = timestamp(&self.created).unwrap_or(Timestamp::UNIX_EPOCH);
         let state = match (self.phase(), failed) {
             (Phase::Created, Some(failed)) => ContainerState::Exited {
                 started_at: None,
@@ -153,11 +154,9 @@ impl ListedContainer {
                 message: failed.message.clone(),
             },
             // After a reboot Podman calls what ran before merely made, and keeps when it was started.
-            (Phase::Created, None) if started_at.is_some() => unseen(started_at),
+            (Phase::Created, None) if started_at.is_some() => unseen(started_at, created_at),
             (Phase::Created, None) => ContainerState::Created,
-            (Phase::Running, _) => {
-                ContainerState::Running { started_at: started_at.unwrap_or_else(Timestamp::now) }
-            }
+            (Phase::Running, _) => ContainerState::Running { started_at: started_at.unwrap_or(created_at) },
             (Phase::Ended, _) => match (started_at, seconds(self.exited_at)) {
                 // Podman notes the start after, and the end before it got to it: a program that ends at once
                 // seems to end before it began.
@@ -168,7 +167,7 @@ impl ListedContainer {
                     oom_killed,
                     message: String::new(),
                 },
-                (started, _) => unseen(started),
+                (started, _) => unseen(started, created_at),
             },
             (Phase::Unknown, _) => ContainerState::Unknown,
         };
@@ -180,7 +179,7 @@ impl ListedContainer {
             image: ours.image,
             image_id: image_id(&self.image_id),
             state,
-            created_at: timestamp(&self.created).unwrap_or(Timestamp::UNIX_EPOCH),
+            created_at,
             log_path: PathBuf::from(ours.log_path),
             labels: ours.free,
         })

@@ -168,6 +168,15 @@ fn an_end_that_nobody_saw_has_an_unknown_code() {
 }
 
 #[test]
+fn what_nobody_knows_is_told_the_same_each_time() {
+    let ended = container("exited", NEVER, NEVER);
+    let ContainerState::Exited { started_at: None, finished_at, .. } = ended else { panic!("{ended:?}") };
+    assert_eq!(finished_at, Timestamp::UNIX_EPOCH, "as it was made: it is not told when");
+    let running = container("running", NEVER, NEVER);
+    assert_eq!(running, ContainerState::Running { started_at: Timestamp::UNIX_EPOCH });
+}
+
+#[test]
 fn what_ran_before_a_reboot_has_ended_and_is_not_taken_for_new() {
     // Podman 4.3, after its run folder was gone: `created`, with the time of the start.
     let state = container("created", 1_795_301_498, NEVER);
