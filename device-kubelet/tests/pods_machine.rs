@@ -90,6 +90,23 @@ async fn a_shorter_grace_takes_effect_during_the_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_container_that_somebody_paused_is_waited_for() {
+    let mut device = Device::with_image("busybox:1").await;
+    device.apply(simple("web", "u1", "Always", FOREVER)).await;
+    device.until_phase("u1", "Running").await;
+    let container = device.running().await.remove(0).id;
+    device.runtime.pause_container(&container, true);
+    device.delete("u1", 5).await;
+    // The clock is paused, and stands still as long as somebody tries without a pause.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(device.running().await.len(), 1);
+    assert!(device.reasons().await.contains(&"FailedKillPod".to_owned()));
+    device.runtime.pause_container(&container, false);
+    device.until_stopped("u1").await;
+    assert!(device.containers().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sidecar_has_what_the_others_left_of_the_grace() {
     let mut device = Device::with_image("busybox:1").await;
     // Neither of them ends when it is asked to.

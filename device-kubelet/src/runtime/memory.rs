@@ -105,6 +105,12 @@ impl MemoryRuntime {
         self.shared.end(id, exit_code, oom_killed);
     }
 
+    /// As when somebody pauses a container, or has it go on: while it is paused, stopping it does nothing, and says so
+    /// to nobody.
+    pub fn pause_container(&self, id: &ContainerId, paused: bool) {
+        self.shared.state().pause(id, paused);
+    }
+
     /// As when the infra container of a pod dies alone: the network is down, the containers run on.
     pub fn end_sandbox(&self, id: &SandboxId) {
         let pod = self.shared.state().end_network(id);
@@ -183,7 +189,8 @@ impl Shared {
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<()> {
         let (answer, mut ended) = {
             let mut state = self.ask("stop container")?;
-            let Some(ended) = state.running(id) else { return Ok(()) };
+            let running = state.running(id).filter(|_| !state.is_paused(id));
+            let Some(ended) = running else { return Ok(()) };
             (state.term(id), ended)
         };
         if let Some(code) = answer {

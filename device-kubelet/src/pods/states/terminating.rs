@@ -29,8 +29,10 @@ impl State for Terminating {
     async fn next(self, pod: &mut PodContext, stop: &CancellationToken) -> Transition {
         let mut told = BTreeSet::new();
         let mut grace = Grace { ordered: pod.grace(), since: pod.shared.clock.mono() };
+        let (mut stopped, mut behind) = (Vec::new(), BEHIND);
         pod.memory.waiting.clear();
         loop {
+            let mut pause = RETRY;
             match pod.observe(true).await {
                 Ok(()) => {
                     let next = next_to_stop(pod);
@@ -38,17 +40,31 @@ impl State for Terminating {
                         return Transition::next(self, Cleaning);
                     }
                     pod.publish::<Self>();
-                    match stop_all(pod, &next, &mut told, &mut grace, stop).await {
-                        None => return Transition::stop(),
-                        Some(Ok(())) => continue,
-                        Some(Err(error)) => {
-                            pod.event(None, true, "FailedKillPod", format!("error killing pod: {error}"));
+                    if next == stopped {
+                        // Without a pause this would go on for ever.
+                        stopped.clear();
+                        pause = behind;
+                        behind = (behind * 2).min(RETRY);
+                        if pause == RETRY {
+                            let message = "error killing pod: what was stopped runs on; was it paused?";
+                            pod.event(None, true, "FailedKillPod", message);
+                        }
+                    } else {
+                        match stop_all(pod, &next, &mut told, &mut grace, stop).await {
+                            None => return Transition::stop(),
+                            Some(Ok(())) => {
+                                stopped = next;
+                                continue;
+                            }
+                            Some(Err(error)) => {
+                                pod.event(None, true, "FailedKillPod", format!("error killing pod: {error}"));
+                            }
                         }
                     }
                 }
                 Err(error) => tracing::warn!(pod = %pod.desired.key, %error, "cannot look at the pod"),
             }
-            let retry = pod.shared.clock.mono().after(RETRY);
+            let retry = pod.shared.clock.mono().after(pause);
             if pod.wait(Some(retry), stop).await == crate::pods::context::Wake::Stop {
                 return Transition::stop();
             }
@@ -56,6 +72,9 @@ impl State for Terminating {
     }
 }
 
+/// First pause before what has ended, as the runtime says, and runs, as it also says, is stopped again. Its list may be
+/// a moment behind; or somebody paused the container, and it does not end before that is over.
+const BEHIND: Duration = Duration::from_millis(100);
 /// Even the last one gets so much of it: a kubelet's `minimumGracePeriodInSeconds`.
 const LEAST_GRACE: Duration = Duration::from_secs(2);
 

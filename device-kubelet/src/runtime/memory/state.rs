@@ -49,6 +49,7 @@ struct Entry {
     program: Option<Program>,
     position: usize,
     asked_to_exit: Option<i32>,
+    paused: bool,
     ended: watch::Sender<bool>,
 }
 
@@ -169,6 +170,7 @@ impl State {
             program: None,
             position: 0,
             asked_to_exit: None,
+            paused: false,
             ended: watch::Sender::new(false),
             seen: Container {
                 id: id.clone(),
@@ -230,6 +232,17 @@ impl State {
     pub(super) fn running(&self, id: &ContainerId) -> Option<watch::Receiver<bool>> {
         let entry = self.containers.get(id)?;
         matches!(entry.seen.state, ContainerState::Running { .. }).then(|| entry.ended.subscribe())
+    }
+
+    /// Whether somebody paused it.
+    pub(super) fn is_paused(&self, id: &ContainerId) -> bool {
+        self.containers.get(id).is_some_and(|entry| entry.paused)
+    }
+
+    pub(super) fn pause(&mut self, id: &ContainerId, paused: bool) {
+        if let Some(entry) = self.containers.get_mut(id) {
+            entry.paused = paused;
+        }
     }
 
     /// Sends SIGTERM: the exit code, if it ends at once.
