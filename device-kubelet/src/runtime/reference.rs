@@ -1,8 +1,12 @@
 //! Names of images as a kubelet reads them.
 
-/// The full name to pull for a short one: `busybox` is `docker.io/library/busybox`, as on any kubelet. Podman would ask its
-/// own configuration, which has no answer on a fresh device.
+/// The full name for a short one: `busybox` is `docker.io/library/busybox`, as on any kubelet. Podman would ask its own
+/// configuration what to pull, which has no answer on a fresh device; and of what is on the device it would take an
+/// image of any registry whose path ends so. An id stays as it is.
 pub(super) fn normalized(image: &str) -> String {
+    if image.starts_with("sha256:") {
+        return image.to_owned();
+    }
     let (first, rest) = match image.split_once('/') {
         Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => return image.to_owned(),
         Some((first, rest)) => (first, Some(rest)),
@@ -36,6 +40,7 @@ mod tests {
             ("localhost:5000/hello", "localhost:5000/hello"),
             ("registry.k8s.io/pause:3.9", "registry.k8s.io/pause:3.9"),
             ("busybox@sha256:ab", "docker.io/library/busybox@sha256:ab"),
+            ("sha256:ab", "sha256:ab"),
         ] {
             assert_eq!(normalized(short), full);
         }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::labels::{self, HostNamespaces};
-use crate::runtime::{ContainerSpec, MountSpec, PortMapping, SandboxSpec};
+use crate::runtime::{ContainerSpec, MountSpec, PortMapping, SandboxSpec, reference};
 
 /// Name of a pod.
 pub(super) fn pod_name(spec: &SandboxSpec) -> String {
@@ -178,7 +178,7 @@ struct Pids {
 pub(super) struct ContainerBody<'a> {
     name: String,
     pod: &'a str,
-    image: &'a str,
+    image: String,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     entrypoint: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -255,7 +255,7 @@ impl<'a> ContainerBody<'a> {
         Ok(Self {
             name: container_name(spec),
             pod,
-            image: &spec.image,
+            image: reference::normalized(&spec.image),
             entrypoint: &spec.command,
             // A command without arguments drops the image's arguments, as in a Pod.
             command: (!spec.args.is_empty() || !spec.command.is_empty()).then_some(spec.args.as_slice()),
