@@ -50,6 +50,26 @@ async fn a_restarted_agent_adopts_its_containers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_end_is_told_also_while_an_adopted_pod_waits_for_its_volumes() {
+    let mut device = Device::with_image("busybox:1").await;
+    let mut wanted = simple("web", "u1", "Never", FOREVER);
+    wanted["pod"]["spec"]["volumes"] = json!([{"name": "conf", "configMap": {"name": "web"}}]);
+    wanted["configMaps"] = json!({"web": {"data": {"a": "1"}}});
+    device.apply(wanted.clone()).await;
+    device.until_phase("u1", "Running").await;
+    wanted["configMaps"] = json!({});
+    device.apply(wanted).await;
+    settle().await;
+    let containers = device.containers().await;
+    device.restart_agent().await;
+    device.until_phase("u1", "Running").await;
+    assert_eq!(device.containers().await, containers);
+    device.runtime.end_container(&containers[0].id, 3, false);
+    let status = device.until_phase("u1", "Failed").await;
+    assert_eq!(state(&status).terminated.as_ref().unwrap().exit_code, 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rebooted_device_runs_its_pods_again_and_counts_on() {
     let mut device = Device::with_image("busybox:1").await;
     device.apply(simple("web", "u1", "Always", FOREVER)).await;

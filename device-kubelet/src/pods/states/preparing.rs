@@ -9,9 +9,12 @@ use crate::pods::{
     context::{PodContext, Wake},
     launch::prepare_volumes,
     machine::{Phase, State, Transition, TransitionTo},
+    plan::{Plan, plan},
+    record::Ending,
 };
 
-/// Waits here for references that are missing: a new bundle brings them.
+/// Waits here for references that are missing: a new bundle brings them. What runs meanwhile (the agent restarted) is
+/// told as it is.
 pub struct Preparing;
 
 /// First and longest time between two trials.
@@ -31,6 +34,11 @@ impl State for Preparing {
                 pod.end(ending);
                 return Transition::next(self, Terminating);
             }
+            // What ran is over: nothing needs the volumes any more.
+            if plan(&pod.situation()) == Plan::Finish {
+                pod.end(Ending::Completed);
+                return Transition::next(self, Terminating);
+            }
             let Err(message) = prepare_volumes(pod).await else { break };
             pod.event(None, true, "FailedMount", message);
             pod.publish::<Self>();
@@ -39,7 +47,11 @@ impl State for Preparing {
                 Wake::Stop => return Transition::stop(),
                 Wake::Order => delay = RETRY.0,
                 Wake::Deadline => delay = (delay * 2).min(RETRY.1),
-                Wake::Runtime => {}
+                Wake::Runtime => {
+                    if let Err(error) = pod.observe(false).await {
+                        tracing::warn!(pod = %pod.desired.key, %error, "cannot look at the pod");
+                    }
+                }
             }
         }
         if pod.observed.sandbox.as_ref().is_some_and(|sandbox| sandbox.ready) {
