@@ -484,6 +484,29 @@ async fn a_pod_beyond_its_deadline_is_over_when_nothing_of_it_runs_and_says_so_o
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_waits_for_something_fails_at_its_deadline() {
+    let mut device = Device::with_image("busybox:1").await;
+    let mut wanted = simple("web", "u1", "Always", FOREVER);
+    wanted["pod"]["spec"]["activeDeadlineSeconds"] = json!(20);
+    wanted["pod"]["spec"]["volumes"] = json!([{"name": "conf", "configMap": {"name": "web"}}]);
+    let before = tokio::time::Instant::now();
+    device.apply(wanted).await;
+    let status = device.until_phase("u1", "Failed").await;
+    assert_eq!(status.reason.as_deref(), Some("DeadlineExceeded"));
+    // Not only when its volumes are tried again, ten seconds later.
+    assert!(before.elapsed().as_secs() < 25, "{:?}", before.elapsed());
+
+    device.runtime.set_unavailable(true);
+    let mut wanted = simple("web", "u2", "Always", FOREVER);
+    wanted["pod"]["spec"]["activeDeadlineSeconds"] = json!(3);
+    device.apply(wanted).await;
+    device.until_waiting("u2", "ContainerCreating").await;
+    device.events().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(device.reasons().await.contains(&"DeadlineExceeded".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_container_says_what_it_was_given() {
     let mut device = Device::with_image("busybox:1").await;
     let mut wanted = simple("web", "u1", "Always", FOREVER);

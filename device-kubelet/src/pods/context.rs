@@ -234,6 +234,11 @@ impl PodContext {
         Some(self.memory.started?.after(std::time::Duration::from_secs(seconds)))
     }
 
+    /// When to look again at the latest: then, or when `activeDeadlineSeconds` is over.
+    pub fn by(&self, at: Mono) -> Mono {
+        self.active_deadline().map_or(at, |deadline| deadline.min(at))
+    }
+
     /// Time between the stop signal and the kill.
     pub fn grace(&self) -> std::time::Duration {
         let grace = self.desired.grace_seconds();

@@ -42,7 +42,7 @@ impl State for Preparing {
             let Err(message) = prepare_volumes(pod).await else { break };
             pod.event(None, true, "FailedMount", message);
             pod.publish::<Self>();
-            let retry = pod.shared.clock.mono().after(delay);
+            let retry = pod.by(pod.shared.clock.mono().after(delay));
             match pod.wait(Some(retry), stop).await {
                 Wake::Stop => return Transition::stop(),
                 Wake::Order => delay = RETRY.0,

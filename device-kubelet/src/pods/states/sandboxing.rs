@@ -55,7 +55,7 @@ impl State for Sandboxing {
                         format!("Failed to create pod sandbox: {error}"),
                     );
                     pod.publish::<Self>();
-                    let retry = pod.shared.clock.mono().after(RETRY);
+                    let retry = pod.by(pod.shared.clock.mono().after(RETRY));
                     if wait_for_retry(pod, retry, stop).await {
                         return Transition::stop();
                     }
