@@ -285,9 +285,8 @@ impl Pods {
         let Loaded { index, bundles, mut records, .. } = loaded;
         let mut found = Vec::new();
         for (uid, json) in &bundles {
-            let record = records.remove(uid);
-            let Some(desired) = parse(uid, json) else { continue };
-            let record = record.unwrap_or_else(|| PodRecord::new(desired.key.clone()));
+            let Some(desired) = supervisor.read(uid, json) else { continue };
+            let record = records.remove(uid).unwrap_or_else(|| PodRecord::new(desired.key.clone()));
             let observed = seen.remove(uid).map(|(_, observed)| observed).unwrap_or_default();
             // Before any other may ask for its room.
             if record.holds_room(&observed) {
@@ -350,7 +349,7 @@ impl Pods {
             self.inner.supervisor.remove(uid);
         }
         for (uid, _, json) in &change.upsert {
-            let Some(desired) = parse(uid, json) else { continue };
+            let Some(desired) = self.inner.supervisor.read(uid, json) else { continue };
             match &committed {
                 Err(error) if !desired.deleting() => self.record_event(not_kept(&desired, error)),
                 _ => {
@@ -465,17 +464,6 @@ impl Pods {
     /// Waits for the workers to end after the stop token was cancelled, and writes down what they know.
     pub async fn drain(&self) {
         self.inner.supervisor.drain(self.inner.shared.settings.shutdown_grace).await;
-    }
-}
-
-/// A bundle that nobody can read is kept (its digest is right, so asking again does not help) and said, not run.
-fn parse(uid: &PodUid, json: &str) -> Option<Desired> {
-    match Desired::parse(uid, json) {
-        Ok(desired) => Some(desired),
-        Err(problem) => {
-            tracing::error!(pod = %uid, problem, "the cluster sent a pod that this agent cannot read");
-            None
-        }
     }
 }
 

@@ -279,6 +279,62 @@ async fn what_an_agent_did_not_live_to_remove_is_removed_by_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_runs_of_a_pod_that_cannot_be_read_is_kept_until_it_can_or_is_removed() {
+    let mut device = Device::with_image("busybox:1").await;
+    let readable = simple("web", "u1", "Always", FOREVER);
+    let mut unreadable = readable.clone();
+    unreadable["pod"]["spec"]["containers"] = json!([]);
+    device.apply(readable.clone()).await;
+    device.until_phase("u1", "Running").await;
+    let containers = device.containers().await;
+    device.apply(unreadable.clone()).await;
+    settle().await;
+    device.events().await;
+    device.restart_agent().await;
+    let a_look_at_everything = Duration::from_secs(90);
+    tokio::time::sleep(a_look_at_everything).await;
+    assert_eq!(device.containers().await, containers);
+    let events = device.events().await;
+    let told = events.iter().find(|event| event.reason == "DeviceUnsupported").unwrap();
+    assert_eq!(told.pod.as_ref().map(|key| key.name.as_str()), Some("web"));
+    assert!(told.message.contains("no containers"), "{}", told.message);
+
+    device.apply(readable).await;
+    let status = device.until_phase("u1", "Running").await;
+    assert_eq!(main_status(&status).restart_count, 0);
+    assert_eq!(device.containers().await, containers);
+
+    device.apply(unreadable).await;
+    settle().await;
+    device.restart_agent().await;
+    settle().await;
+    device.remove("u1").await;
+    tokio::time::sleep(a_look_at_everything).await;
+    assert!(device.containers().await.is_empty());
+    assert!(files(&device, "records").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_cannot_be_read_can_be_deleted() {
+    for restarts in [false, true] {
+        let mut device = Device::with_image("busybox:1").await;
+        let mut wanted = simple("web", "u1", "Always", FOREVER);
+        device.apply(wanted.clone()).await;
+        device.until_phase("u1", "Running").await;
+        wanted["pod"]["spec"]["containers"] = json!([]);
+        device.apply(wanted).await;
+        settle().await;
+        if restarts {
+            device.restart_agent().await;
+            settle().await;
+        }
+        device.delete("u1", 5).await;
+        device.until_stopped("u1").await;
+        assert!(device.containers().await.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_broken_record_costs_history_and_nothing_else() {
     let mut device = Device::with_image("busybox:1").await;
     device.apply(simple("web", "u1", "Always", FOREVER)).await;

@@ -76,14 +76,7 @@ impl Desired {
         let Bundle { pod, config_maps, secrets, missing, service_env } = bundle;
         let meta = pod.metadata;
         let spec = pod.spec.ok_or("the pod has no spec")?;
-        if meta.uid.as_deref() != Some(uid.as_str()) {
-            return Err(format!("metadata.uid is {:?}", meta.uid));
-        }
-        let key = PodKey {
-            namespace: meta.namespace.as_deref().unwrap_or_default().parse().map_err(text)?,
-            name: meta.name.as_deref().unwrap_or_default().parse().map_err(text)?,
-            uid: uid.clone(),
-        };
+        let key = key(uid, &meta)?;
         if spec.containers.is_empty() {
             return Err("the pod has no containers".to_owned());
         }
@@ -92,6 +85,17 @@ impl Desired {
             container.name.parse::<ContainerName>().map_err(text)?;
         }
         Ok(desired)
+    }
+
+    /// The pod of a bundle that cannot be read as a whole, without anything that it runs: enough to name it, and to end
+    /// it.
+    pub fn outline(uid: &PodUid, json: &str) -> Option<Self> {
+        let mut bundle: serde_json::Value = serde_json::from_str(json).ok()?;
+        let meta = bundle.pointer_mut("/pod/metadata")?.take();
+        let meta: ObjectMeta = serde_json::from_value(meta).ok()?;
+        let key = key(uid, &meta).ok()?;
+        let (spec, config_maps, secrets, missing, service_env) = Default::default();
+        Some(Self { key, meta, spec, config_maps, secrets, missing, service_env })
     }
 
     /// All containers in the order of their start.
@@ -148,6 +152,17 @@ impl Desired {
     pub fn long_name(&self) -> String {
         format!("{}_{}({})", self.key.name, self.key.namespace, self.key.uid)
     }
+}
+
+fn key(uid: &PodUid, meta: &ObjectMeta) -> Result<PodKey, String> {
+    if meta.uid.as_deref() != Some(uid.as_str()) {
+        return Err(format!("metadata.uid is {:?}", meta.uid));
+    }
+    Ok(PodKey {
+        namespace: meta.namespace.as_deref().unwrap_or_default().parse().map_err(text)?,
+        name: meta.name.as_deref().unwrap_or_default().parse().map_err(text)?,
+        uid: uid.clone(),
+    })
 }
 
 fn text(error: impl std::fmt::Display) -> String {

@@ -10,6 +10,12 @@ mod sandboxing;
 mod terminating;
 
 pub use self::{
-    admitting::Admitting, cleaning::Cleaning, finished::Finished, preparing::Preparing, refused::Refused,
-    running::Running, sandboxing::Sandboxing, terminating::Terminating,
+    admitting::Admitting,
+    cleaning::Cleaning,
+    finished::Finished,
+    preparing::Preparing,
+    refused::{Refused, UNSUPPORTED},
+    running::Running,
+    sandboxing::Sandboxing,
+    terminating::Terminating,
 };

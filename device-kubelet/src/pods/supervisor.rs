@@ -16,11 +16,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
 use super::{
+    NewEvent,
     context::{Order, PodContext, PodView, Poke},
+    desired::Desired,
     machine::{End, Phase, drive},
     observed::Observed,
     record::PodRecord,
     shared::Shared,
+    states::UNSUPPORTED,
 };
 use crate::{
     runtime::{Container, RuntimeError, RuntimeEvent, Sandbox, SandboxId},
@@ -49,6 +52,8 @@ pub struct Supervisor {
     /// Records of pods that have no bundle. Until the desired set is whole, it may have been lost (a broken disk), and
     /// they count on when they are wanted again; then they are of pods that the agent did not live to clean up.
     left_over: Mutex<BTreeMap<PodUid, PodRecord>>,
+    /// Pods of the desired set that this agent cannot read: no task keeps them, and what runs of them stays.
+    unread: Mutex<BTreeSet<PodUid>>,
     tasks: TaskTracker,
     stop: CancellationToken,
     /// The desired set is known to be whole: what is not in it is unwanted.
@@ -63,9 +68,9 @@ pub type Inventory = BTreeMap<PodUid, (PodKey, Observed)>;
 impl Supervisor {
     /// Without pods.
     pub fn new(shared: Arc<Shared>, stop: CancellationToken) -> Arc<Self> {
-        let (workers, left_over, tasks) = (Mutex::default(), Mutex::default(), TaskTracker::new());
+        let (workers, left_over, unread) = Default::default();
         let (whole, unseen) = (AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(Self { shared, workers, left_over, tasks, stop, whole, unseen })
+        Arc::new(Self { shared, workers, left_over, unread, tasks: TaskTracker::new(), stop, whole, unseen })
     }
 
     fn workers(&self) -> MutexGuard<'_, BTreeMap<PodUid, Worker>> {
@@ -79,6 +84,28 @@ impl Supervisor {
 
     fn left_over(&self) -> MutexGuard<'_, BTreeMap<PodUid, PodRecord>> {
         self.left_over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unread(&self) -> MutexGuard<'_, BTreeSet<PodUid>> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads a bundle. One that nobody can read is said, not run: it stays in the desired set (its digest is right, so
+    /// asking again does not help), and what runs of its pod stays as it is; a pod that is to end can be ended.
+    pub fn read(&self, uid: &PodUid, json: &str) -> Option<Desired> {
+        match Desired::parse(uid, json) {
+            Ok(desired) => Some(desired),
+            Err(problem) => {
+                tracing::error!(pod = %uid, problem, "the cluster sent a pod that this agent cannot read");
+                let outline = Desired::outline(uid, json);
+                if outline.as_ref().is_some_and(Desired::deleting) {
+                    return outline;
+                }
+                self.unread().insert(uid.clone());
+                self.shared.events.record(unreadable(uid, outline.map(|pod| pod.key), &problem));
+                None
+            }
+        }
     }
 
     /// From now on, what belongs to no pod is stopped.
@@ -97,6 +124,7 @@ impl Supervisor {
     pub fn order(self: &Arc<Self>, order: Order, found: Option<(PodRecord, Observed)>) {
         let key = order.desired.key.clone();
         let mut workers = self.workers();
+        let unread = self.unread().remove(&key.uid);
         if let Some(worker) = workers.get(&key.uid) {
             worker.orders.send_replace(order);
             return;
@@ -107,9 +135,10 @@ impl Supervisor {
             .map(|other| other.view.clone())
             .collect();
         let left_over = self.left_over().remove(&key.uid);
-        let left_over = left_over.filter(|_| found.is_none() && !self.whole.load(Ordering::Relaxed));
+        let counts_on = unread || !self.whole.load(Ordering::Relaxed);
+        let left_over = left_over.filter(|_| found.is_none() && counts_on);
         // Nothing is known of what it runs by now.
-        let look_first = left_over.is_some() || self.unseen.load(Ordering::Relaxed);
+        let look_first = unread || left_over.is_some() || self.unseen.load(Ordering::Relaxed);
         let (record, observed) = found.unwrap_or_else(|| {
             (left_over.unwrap_or_else(|| PodRecord::new(key.clone())), Observed::default())
         });
@@ -139,6 +168,7 @@ impl Supervisor {
 
     /// The pod is gone from the API.
     pub fn remove(&self, uid: &PodUid) {
+        self.unread().remove(uid);
         if let Some(worker) = self.workers().get(uid) {
             worker.orders.send_modify(|order| order.removed = true);
         }
@@ -253,10 +283,12 @@ impl Supervisor {
         self.unseen.store(false, Ordering::Relaxed);
         {
             let workers = self.workers();
+            let unread = self.unread();
             for (uid, (key, observed)) in &inventory {
                 match workers.get(uid) {
                     Some(worker) if *worker.view.borrow().listed != *observed => worker.poke.poke(true),
                     Some(_) => {}
+                    None if unread.contains(uid) => {}
                     None => strays.push((key.clone(), observed.clone())),
                 }
             }
@@ -272,7 +304,14 @@ impl Supervisor {
             for (key, observed) in strays {
                 self.stop_stray(&key, &observed).await;
             }
-            let left_over = std::mem::take(&mut *self.left_over());
+            let left_over = {
+                let mut records = self.left_over();
+                let unread = self.unread();
+                let all = std::mem::take(&mut *records).into_iter();
+                let (kept, gone) = all.partition(|(uid, _)| unread.contains(uid));
+                *records = kept;
+                gone
+            };
             for (uid, PodRecord { key, .. }) in left_over {
                 if !inventory.contains_key(&uid) && !self.workers().contains_key(&uid) {
                     self.forget_stray(&key).await;
@@ -315,6 +354,20 @@ impl Supervisor {
             return;
         }
         self.shared.saver.forget(key.uid.clone()).await;
+    }
+}
+
+/// What people see of a pod that this agent cannot read; of the Node, if not even the pod's name can be read.
+fn unreadable(uid: &PodUid, pod: Option<PodKey>, problem: &str) -> NewEvent {
+    NewEvent {
+        pod,
+        container: None,
+        warning: true,
+        reason: UNSUPPORTED.to_owned(),
+        message: format!(
+            "the agent on this device cannot read the pod {uid}: {problem}. What runs of it is left as it is; update \
+             the agent, or change the pod"
+        ),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::pods::{
 pub struct Refused;
 
 /// Waiting reason and Event reason.
-const UNSUPPORTED: &str = "DeviceUnsupported";
+pub const UNSUPPORTED: &str = "DeviceUnsupported";
 
 impl TransitionTo<Admitting> for Refused {}
 impl TransitionTo<Terminating> for Refused {}
