@@ -41,10 +41,11 @@ pub(super) fn write(volume: &Path, files: &Files, group: Option<u32>) -> io::Res
     }
     let fresh = fresh_directory(volume)?;
     for (path, file) in files {
-        let path = fresh.join(path);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
+        let folders = Path::new(path).ancestors().skip(1).map(|folder| fresh.join(folder));
+        for folder in folders.collect::<Vec<_>>().iter().rev() {
+            super::make_dir(folder, 0o755)?;
         }
+        let path = fresh.join(path);
         fs::write(&path, &file.data)?;
         let mode = if group.is_some() { file.mode | 0o440 } else { file.mode };
         if group.is_some() {

@@ -1,0 +1,57 @@
+//! Volumes as a device's agent makes them: its unit narrows what it creates (`UMask=0077`), which holds for a whole
+//! process, so all tests here run under it.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use device_kubelet::{
+    pods::desired::Desired,
+    volumes::{self, PodDirs},
+};
+use rustix::{fs::Mode, process::umask};
+use serde_json::{Value, json};
+
+/// A pod with this volume.
+fn pod(volume: Value, config_maps: Value) -> Desired {
+    let bundle = json!({
+        "pod": {
+            "metadata": {"name": "web", "namespace": "default", "uid": "u1"},
+            "spec": {
+                "securityContext": {"fsGroup": 2000},
+                "volumes": [volume],
+                "containers": [{"name": "main"}],
+            },
+        },
+        "configMaps": config_maps,
+    });
+    Desired::parse(&"u1".parse().unwrap(), &bundle.to_string()).unwrap()
+}
+
+/// Makes its one volume.
+fn prepare(desired: &Desired, dirs: &PodDirs) -> PathBuf {
+    umask(Mode::from_raw_mode(0o077));
+    volumes::prepare(desired, dirs).unwrap().into_values().next().unwrap().path
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn who_may_read_a_file_gets_to_it() {
+    let data = tempfile::tempdir().unwrap();
+    let items = json!([{"key": "a", "path": "one/two/a"}]);
+    let desired = pod(
+        json!({"name": "conf", "configMap": {"name": "web", "items": items}}),
+        json!({"web": {"data": {"a": "1"}}}),
+    );
+    let volume = prepare(&desired, &PodDirs::new(data.path(), &desired.key));
+    for folder in ["", "..data", "one", "one/two"] {
+        assert_eq!(mode(&volume.join(folder)), 0o755, "{folder:?}");
+    }
+    assert_eq!(mode(&volume.join("one/two/a")), 0o644);
+}
