@@ -176,11 +176,12 @@ fn prepare_one(desired: &Desired, dirs: &PodDirs, volume: &Volume) -> Result<Mou
     let group = desired.spec.security_context.as_ref().and_then(|security| security.fs_group);
     let group = group.and_then(|group| u32::try_from(group).ok());
     if let Some(source) = &volume.empty_dir {
-        let fresh = !path.exists();
+        let mut fresh = !path.exists();
         make_dir(&path, 0o777).map_err(said)?;
         if source.medium.as_deref() == Some("Memory") {
             let limit = source.size_limit.as_ref().and_then(|Quantity(text)| quantity::ceil(text));
-            memory::mount(&path, limit, 0o777).map_err(|error| {
+            // After a reboot the directory is there, and what was in memory is not.
+            fresh |= memory::mount(&path, limit, 0o777).map_err(|error| {
                 format!("medium Memory needs the agent to run as root with CAP_SYS_ADMIN: {error}")
             })?;
         }

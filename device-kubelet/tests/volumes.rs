@@ -1,10 +1,10 @@
 //! Volumes as a device's agent makes them: its unit narrows what it creates (`UMask=0077`), which holds for a whole
-//! process, so all tests here run under it.
+//! process, so all tests here run under it. Needs root, for volumes in memory.
 #![allow(clippy::unwrap_used)]
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -12,7 +12,11 @@ use device_kubelet::{
     pods::desired::Desired,
     volumes::{self, PodDirs},
 };
-use rustix::{fs::Mode, process::umask};
+use rustix::{
+    fs::Mode,
+    mount::{UnmountFlags, unmount},
+    process::umask,
+};
 use serde_json::{Value, json};
 
 /// A pod with this volume.
@@ -54,4 +58,23 @@ fn who_may_read_a_file_gets_to_it() {
         assert_eq!(mode(&volume.join(folder)), 0o755, "{folder:?}");
     }
     assert_eq!(mode(&volume.join("one/two/a")), 0o644);
+}
+
+#[test]
+fn memory_that_a_reboot_emptied_is_the_groups_again() {
+    assert!(rustix::process::geteuid().is_root(), "this test mounts a tmpfs, which needs root");
+    let data = tempfile::tempdir().unwrap();
+    let desired = pod(json!({"name": "mem", "emptyDir": {"medium": "Memory"}}), json!({}));
+    let dirs = PodDirs::new(data.path(), &desired.key);
+    let volume = prepare(&desired, &dirs);
+    let given = |volume: &Path| (fs::metadata(volume).unwrap().gid(), mode(volume));
+    assert_eq!(given(&volume), (2000, 0o2777));
+    // What a program changed stays as it is while the memory does.
+    fs::set_permissions(&volume, fs::Permissions::from_mode(0o2770)).unwrap();
+    prepare(&desired, &dirs);
+    assert_eq!(given(&volume), (2000, 0o2770));
+    unmount(&volume, UnmountFlags::empty()).unwrap();
+    prepare(&desired, &dirs);
+    assert_eq!(given(&volume), (2000, 0o2777));
+    dirs.remove_volumes().unwrap();
 }

@@ -4,10 +4,10 @@ use std::{ffi::CString, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use rustix::mount::{MountFlags, UnmountFlags};
 
-/// Mounts a tmpfs, unless one is there already (an agent that restarted).
-pub(super) fn mount(path: &Path, limit: Option<i64>, mode: u32) -> io::Result<()> {
+/// Mounts a tmpfs, unless one is there already (an agent that restarted); whether it did.
+pub(super) fn mount(path: &Path, limit: Option<i64>, mode: u32) -> io::Result<bool> {
     if is_mount_point(path)? {
-        return Ok(());
+        return Ok(false);
     }
     let mut options = format!("mode={mode:o}");
     if let Some(limit) = limit.filter(|limit| *limit > 0) {
@@ -16,7 +16,7 @@ pub(super) fn mount(path: &Path, limit: Option<i64>, mode: u32) -> io::Result<()
     let options = CString::new(options)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     rustix::mount::mount("tmpfs", path, "tmpfs", flags, options.as_c_str())?;
-    Ok(())
+    Ok(true)
 }
 
 /// Unmounts it, also when somebody is still in there.
