@@ -17,7 +17,7 @@
 //!
 //! Everything here blocks; callers run it on a thread that may.
 
-mod file;
+pub(crate) mod file;
 mod reseal;
 
 use std::{

@@ -5,10 +5,11 @@
 //! old one, and the device be taken for a copy of itself.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
 };
+
+use crate::store::file::replace;
 
 /// Longest token that is kept, in bytes.
 const LONGEST: usize = 256;
@@ -48,7 +49,7 @@ impl Incarnation {
         if self.unwritten.is_none() && self.load()?.as_deref() == Some(token) {
             return Ok(());
         }
-        let written = self.write(token);
+        let written = replace(&self.path, token.as_bytes());
         self.unwritten = written.is_err().then(|| token.to_owned());
         written
     }
@@ -57,25 +58,6 @@ impl Incarnation {
     pub fn store_again(&mut self) -> io::Result<()> {
         match self.unwritten.clone() {
             Some(token) => self.store(&token),
-            None => Ok(()),
-        }
-    }
-
-    fn write(&self, token: &str) -> io::Result<()> {
-        let temporary = self.path.with_extension("tmp");
-        let written = File::create(&temporary)
-            .and_then(|mut file| {
-                file.write_all(token.as_bytes())?;
-                file.sync_all()
-            })
-            .and_then(|()| fs::rename(&temporary, &self.path));
-        if let Err(error) = written {
-            // A full disk gets back what was taken of it.
-            let _ = fs::remove_file(&temporary);
-            return Err(error);
-        }
-        match self.path.parent() {
-            Some(directory) => File::open(directory)?.sync_all(),
             None => Ok(()),
         }
     }
@@ -89,6 +71,8 @@ fn is_token(text: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -99,6 +83,8 @@ mod tests {
         incarnation.store("abc-1").unwrap();
         incarnation.store("abc-2").unwrap();
         assert_eq!(Incarnation::new(dir.path()).load().unwrap().as_deref(), Some("abc-2"));
+        let mode = fs::metadata(dir.path().join("incarnation")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "who knows the token may be taken for this device");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Files that are old or new, never in between.
+//! Files that are old or new, never in between, and their owner's alone.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -10,7 +10,7 @@ use std::{
 use super::StoreError;
 
 /// Replaces a file: written beside it, flushed, renamed, directory flushed.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);
