@@ -17,7 +17,10 @@ use std::{
 };
 
 use futures::stream::{self, BoxStream, FuturesUnordered, StreamExt as _};
-use tokio::sync::{broadcast, mpsc};
+use tokio::{
+    sync::{broadcast, mpsc},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -123,6 +126,17 @@ impl Watch {
     }
 }
 
+/// How long nobody watches after a source of exits ended: the longer, the sooner it did.
+struct Pauses(Duration);
+
+impl Pauses {
+    fn after(&mut self, lasted: Duration) -> Duration {
+        let pause = if lasted < LONGEST_PAUSE { self.0 } else { FIRST_PAUSE };
+        self.0 = (pause * 2).min(LONGEST_PAUSE);
+        pause
+    }
+}
+
 struct Task {
     inner: Weak<Inner>,
     news: broadcast::Sender<RuntimeEvent>,
@@ -131,14 +145,17 @@ struct Task {
 
 impl Task {
     async fn run(self, mut new_sources: mpsc::UnboundedReceiver<Source>) {
+        let mut pauses = Pauses(FIRST_PAUSE);
         while let Some(source) = new_sources.recv().await {
+            let began = Instant::now();
             let ended = match source {
                 Source::Directory(watch) => self.follow_directory(watch).await,
                 Source::EventStream => self.follow_events().await,
             };
             tracing::warn!(reason = %ended, "exits of containers are not seen for a moment");
+            // Listing all finds the next source, and that may end at once, too.
+            tokio::time::sleep(pauses.after(began.elapsed())).await;
             self.watching.store(false, Ordering::Release);
-            // Listing finds the next source.
             let _ = self.news.send(RuntimeEvent::Resync);
         }
     }
@@ -241,5 +258,20 @@ impl Task {
                 let _ = self.news.send(RuntimeEvent::Resync);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_ends_at_once_is_looked_for_less_and_less_often() {
+        let mut pauses = Pauses(FIRST_PAUSE);
+        let taken: Vec<u128> = (0..9).map(|_| pauses.after(Duration::ZERO).as_millis()).collect();
+        assert_eq!(taken, [250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
+        // One that served does not wait for those before it.
+        assert_eq!(pauses.after(LONGEST_PAUSE), FIRST_PAUSE);
+        assert_eq!(pauses.after(Duration::ZERO), FIRST_PAUSE * 2);
     }
 }
