@@ -405,7 +405,8 @@ impl Pods {
         self.inner.shared.outbox.offer_again();
     }
 
-    /// What became of a report. `Later` is offered again after a few seconds; everything else drops it.
+    /// What became of a report. `Later` is offered again after a few seconds; what has an answer, in a new session only,
+    /// but the end of a pod every minute until the pod is gone; `Gone` drops it.
     pub fn acknowledge(&self, outcome: &PodOutcome) {
         self.inner.shared.outbox.acknowledge(outcome);
     }

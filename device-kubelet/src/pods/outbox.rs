@@ -14,6 +14,8 @@ use tokio::{sync::Notify, time::Instant};
 
 /// How long a report that came back with `Later` rests.
 const REST: Duration = Duration::from_secs(5);
+/// How long a confirmation that a pod has ended rests, when the pod is not gone for it.
+const CONFIRM_AGAIN: Duration = Duration::from_secs(60);
 /// How long an intermediate status waits for a better one: most pods run before it is over, and a status of their
 /// way there would only stand in the way of the next.
 const SOFT: Duration = Duration::from_secs(1);
@@ -95,22 +97,29 @@ impl Outbox {
         else {
             return;
         };
-        match &outcome.outcome {
-            Outcome::Later(refusal) => {
-                tracing::debug!(pod = %entry.report.key, %refusal, "status will be sent again");
-                entry.not_before = Some(Instant::now() + REST);
-                drop(state);
-                self.changed.notify_one();
-            }
-            Outcome::Refused(refusal) => {
-                tracing::error!(pod = %entry.report.key, %refusal, "the API server refuses this status");
-                state.remove(&outcome.uid);
-            }
-            Outcome::Taken => entry.taken = true,
+        if let Outcome::Refused(refusal) = &outcome.outcome {
+            tracing::error!(pod = %entry.report.key, %refusal, "the API server refuses this status");
+        }
+        let rest = match &outcome.outcome {
             Outcome::Gone => {
                 state.remove(&outcome.uid);
+                return;
             }
-        }
+            Outcome::Later(refusal) => {
+                tracing::debug!(pod = %entry.report.key, %refusal, "status will be sent again");
+                REST
+            }
+            // Whoever answers so does not know yet that the pod is to be deleted, and nobody else will do it.
+            Outcome::Taken | Outcome::Refused(_) if entry.report.stopped => CONFIRM_AGAIN,
+            // Nothing more for this session; the next may see it otherwise.
+            Outcome::Taken | Outcome::Refused(_) => {
+                entry.taken = true;
+                return;
+            }
+        };
+        entry.not_before = Some(Instant::now() + rest);
+        drop(state);
+        self.changed.notify_one();
     }
 }
 
@@ -206,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_gone_refused_or_forgotten_is_not_told_again() {
+    async fn what_is_gone_or_forgotten_is_not_told_again_and_what_is_refused_in_a_new_session() {
         let outbox = Outbox::default();
         for uid in ["u1", "u2", "u3"] {
             outbox.offer(report(uid, 1), false);
@@ -215,7 +224,23 @@ mod tests {
         outbox.acknowledge(&outcome("u1", 1, Outcome::Gone));
         outbox.acknowledge(&outcome("u2", 1, Outcome::Refused(refusal)));
         outbox.forget(&"u3".parse().unwrap());
+        assert_eq!(told(&outbox).await, []);
         outbox.offer_again();
+        assert_eq!(told(&outbox).await, pods(&[("u2", 1)]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_pod_is_told_until_the_pod_is_gone() {
+        let outbox = Outbox::default();
+        outbox.offer(PodReport { stopped: true, ..report("u1", 1) }, false);
+        let refusal = Refusal::new(RefusalCode::BadRequest, "no".to_owned());
+        for answer in [Outcome::Refused(refusal), Outcome::Taken] {
+            let before = Instant::now();
+            outbox.acknowledge(&outcome("u1", 1, answer));
+            assert_eq!(told(&outbox).await, pods(&[("u1", 1)]));
+            assert_eq!(before.elapsed(), CONFIRM_AGAIN);
+        }
+        outbox.acknowledge(&outcome("u1", 1, Outcome::Gone));
         assert_eq!(told(&outbox).await, []);
     }
 

@@ -88,7 +88,7 @@ pub enum Outcome {
     Gone,
     /// Not now: send it again later.
     Later(Refusal),
-    /// Never: the API server refuses this content. Logged, not sent again until it changes.
+    /// Never: the API server refuses this content. Logged, not sent again in this session until it changes.
     Refused(Refusal),
 }
 
