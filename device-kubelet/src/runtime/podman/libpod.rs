@@ -1,4 +1,4 @@
-//! One request at a time to Podman's REST service over its unix socket.
+//! One request at a time to Podman's REST service over its unix socket: its own API, and Docker's for pulls.
 //!
 //! Each request opens a connection of its own: on a unix socket that costs some ten microseconds, and an idle
 //! agent then holds no connection, so that a socket-activated Podman service can end and give its
@@ -6,15 +6,23 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, header};
+use futures::{Stream, stream};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
+use crate::runtime::RegistryAuth;
+
 /// The API version that we speak: the lowest that Podman 4 and 5 both serve.
 pub(super) const API: &str = "v4.0.0";
+/// The version of Docker's API that we speak, which Podman serves beside its own.
+const DOCKER_API: &str = "v1.40";
+/// Credentials for a registry, as JSON in base64.
+const REGISTRY_AUTH: HeaderName = HeaderName::from_static("x-registry-auth");
 /// Largest answer taken: a list of some ten thousand containers.
 const ANSWER_LIMIT: usize = 64 * 1024 * 1024;
 
@@ -109,6 +117,11 @@ impl Lines {
             }
         }
     }
+
+    /// All that follow.
+    pub(super) fn into_stream(self) -> impl Stream<Item = Result<Vec<u8>, Fault>> {
+        stream::try_unfold(self, async |mut lines| Ok(lines.next().await?.zip(Some(lines))))
+    }
 }
 
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
@@ -150,22 +163,35 @@ impl Libpod {
 
     /// Opens a stream of lines, e.g. events.
     pub(super) async fn lines(&self, path: &str) -> Result<Lines, Fault> {
-        let (response, driver) = self.request(Method::GET, path, Bytes::new()).await?;
-        if !response.status().is_success() {
-            return Err(Fault::Status { status: response.status(), message: String::new() });
+        let request = Request::get(format!("/{API}/libpod{path}"));
+        self.open(request).await
+    }
+
+    /// Pulls an image; its progress comes in lines. By Docker's API: libpod's own tells nothing of a layer between its
+    /// begin and its end.
+    pub(super) async fn pull(&self, image: &str, auth: Option<&RegistryAuth>) -> Result<Lines, Fault> {
+        let mut request = Request::post(format!("/{DOCKER_API}/images/create?fromImage={}", query(image)));
+        if let Some(auth) = auth {
+            request = request.header(REGISTRY_AUTH, credentials(auth)?);
         }
-        Ok(Lines { body: response.into_body(), rest: Vec::new(), _driver: driver })
+        self.open(request).await
+    }
+
+    async fn open(&self, request: http::request::Builder) -> Result<Lines, Fault> {
+        let (response, driver) = self.request(request, Bytes::new()).await?;
+        let (head, body) = response.into_parts();
+        if !head.status.is_success() {
+            return Err(Fault::Status { status: head.status, message: refusal(&whole(body).await?) });
+        }
+        Ok(Lines { body, rest: Vec::new(), _driver: driver })
     }
 
     async fn send(&self, method: Method, path: &str, body: Bytes, limit: Duration) -> Result<Answer, Fault> {
         let exchange = async {
-            let (response, _driver) = self.request(method, path, body).await?;
+            let request = Request::builder().method(method).uri(format!("/{API}/libpod{path}"));
+            let (response, _driver) = self.request(request, body).await?;
             let (head, body) = response.into_parts();
-            let body = Limited::new(body, ANSWER_LIMIT)
-                .collect()
-                .await
-                .map_err(|error| Fault::Unreachable(chain(error.as_ref())))?
-                .to_bytes();
+            let body = whole(body).await?;
             if head.status.is_success() {
                 Ok(Answer { headers: head.headers, body })
             } else {
@@ -179,8 +205,7 @@ impl Libpod {
 
     async fn request(
         &self,
-        method: Method,
-        path: &str,
+        request: http::request::Builder,
         body: Bytes,
     ) -> Result<(http::Response<hyper::body::Incoming>, AbortOnDrop), Fault> {
         let stream = UnixStream::connect(&self.socket)
@@ -193,9 +218,7 @@ impl Libpod {
             // Its error reaches the caller through the request.
             let _ = connection.await;
         }));
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("/{API}/libpod{path}"))
+        let request = request
             .header(header::HOST, "podman")
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
@@ -206,10 +229,25 @@ impl Libpod {
     }
 }
 
-/// What libpod said: `{"message", "cause"}` in general, `{"Errs"}` where several containers are concerned.
+async fn whole(body: hyper::body::Incoming) -> Result<Bytes, Fault> {
+    let collected = Limited::new(body, ANSWER_LIMIT).collect().await;
+    Ok(collected.map_err(|error| Fault::Unreachable(chain(error.as_ref())))?.to_bytes())
+}
+
+fn credentials(auth: &RegistryAuth) -> Result<HeaderValue, Fault> {
+    let json = serde_json::json!({ "username": auth.username, "password": auth.password }).to_string();
+    let value = HeaderValue::from_str(&URL_SAFE.encode(json));
+    let mut value = value.map_err(|error| Fault::Malformed(error.to_string()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// What libpod said: `{"message", "cause"}` in general, `{"Errs"}` where several containers are concerned, `{"error"}`
+/// of a pull.
 fn refusal(body: &[u8]) -> String {
     #[derive(serde::Deserialize)]
     struct Refusal {
+        #[serde(alias = "error")]
         message: Option<String>,
         #[serde(rename = "Errs")]
         errors: Option<Vec<String>>,
@@ -251,9 +289,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_are_read_in_both_forms() {
+    fn refusals_are_read_in_all_forms() {
         assert_eq!(refusal(br#"{"cause":"c","message":"m: c","response":500}"#), "m: c");
         assert_eq!(refusal(br#"{"Errs":["a","b"],"Id":"x"}"#), "a; b");
+        assert_eq!(refusal(br#"{"progressDetail":{},"errorDetail":{"message":"m"},"error":"m"}"#), "m");
         assert_eq!(refusal(b"plain\n"), "plain");
     }
 

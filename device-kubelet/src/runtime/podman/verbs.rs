@@ -2,19 +2,15 @@
 //!
 //! Not all verbs are its: it writes the grace of a stop as `Timeout`, which Podman does not read (it takes its
 //! default of 10 s); it misspells `no_new_privileges`; it cannot read a container's inspect of
-//! Podman 5's own API, nor the list of reasons in the answer of a pod that failed to start. Those are sent by
-//! [`super::libpod`] on the same socket. `podman_api::Error::clone()` recurses for ever: never clone.
+//! Podman 5's own API, nor the list of reasons in the answer of a pod that failed to start; it does not know the pull
+//! that tells its progress. Those are sent by [`super::libpod`] on the same socket. `podman_api::Error::clone()`
+//! recurses for ever: never clone.
 
 use std::{path::Path, time::Duration};
 
-use futures::StreamExt as _;
-use podman_api::{
-    ApiVersion, Error, Podman,
-    opts::{ContainerDeleteOpts, PullOpts, RegistryAuth as Credentials},
-};
+use podman_api::{ApiVersion, Error, Podman, opts::ContainerDeleteOpts};
 
 use super::libpod::{Fault, chain};
-use crate::runtime::RegistryAuth;
 
 /// Verbs without a body.
 #[derive(Debug, Clone)]
@@ -47,27 +43,6 @@ impl Verbs {
     /// Removes a pod whose containers have ended; stops others with their own grace.
     pub(super) async fn delete_pod(&self, id: &str, limit: Duration) -> Result<(), Fault> {
         within(limit, self.podman.pods().get(id).remove()).await.map(|_| ())
-    }
-
-    /// Pulls, and gives the image's id.
-    pub(super) async fn pull(&self, reference: &str, auth: Option<RegistryAuth>) -> Result<String, Fault> {
-        let mut opts = PullOpts::builder().reference(reference).quiet(true);
-        if let Some(auth) = auth {
-            opts.auth(Credentials::builder().username(auth.username).password(auth.password).build());
-        }
-        let opts = opts.build();
-        let images = self.podman.images();
-        let mut reports = images.pull(&opts);
-        let mut id = None;
-        // The status is 200 before the pull begins; what went wrong stands in the body.
-        while let Some(report) = reports.next().await {
-            let report = report.map_err(fault)?;
-            if let Some(message) = report.error.filter(|e| !e.is_empty()) {
-                return Err(Fault::Malformed(message));
-            }
-            id = report.id.filter(|i| !i.is_empty()).or(id);
-        }
-        id.ok_or_else(|| Fault::Malformed("the pull ended without an image".to_owned()))
     }
 }
 
