@@ -187,7 +187,9 @@ async fn everything_that_a_pod_asks_for_is_there(device: &mut Device<Shared>) {
     assert_eq!(status.qos_class.as_deref(), Some("Guaranteed"));
     eventually(|| log(device, "web", "p1", 0), |said| said.contains("done")).await;
     let said = log(device, "web", "p1", 0);
-    for expected in ["config\n", "hidden", "1-12-web-10.", "-500\n", "\tweb\n", "192.0.2.7\tgateway\n", "1000:1000"] {
+    for expected in
+        ["config\n", "hidden", "1-12-web-10.", "-500\n", "\tweb\n", "192.0.2.7\tgateway\n", "1000:1000"]
+    {
         assert!(said.contains(expected), "{expected:?} in {said}");
     }
     // A live update is seen in the container's own mount namespace.

@@ -86,14 +86,20 @@ mod tests {
             "10.88.0.2\tfront\nfd00::2\tfront\n\n# Entries added by HostAliases.\n\
              192.0.2.7\tgateway\tgateway.lan\n2001:db8::7\tsix\n"
         );
-        assert_eq!(super::text(&desired(json!({})), Network::Own(&addresses[..1])), format!("{LOOPBACK}10.88.0.2\tweb\n"));
+        assert_eq!(
+            super::text(&desired(json!({})), Network::Own(&addresses[..1])),
+            format!("{LOOPBACK}10.88.0.2\tweb\n")
+        );
     }
 
     #[test]
     fn on_the_devices_network_it_sees_what_the_device_sees() {
         let pod = desired(json!({"hostNetwork": true, "hostAliases": aliases()}));
         let text = super::text(&pod, Network::Device("127.0.0.1 localhost\n192.0.2.1 printer"));
-        assert!(text.starts_with("# Kubernetes-managed hosts file (host network).\n127.0.0.1 localhost\n"), "{text}");
+        assert!(
+            text.starts_with("# Kubernetes-managed hosts file (host network).\n127.0.0.1 localhost\n"),
+            "{text}"
+        );
         assert!(text.contains("printer\n\n# Entries added by HostAliases.\n192.0.2.7\tgateway\t"), "{text}");
     }
 }

@@ -233,7 +233,8 @@ async fn a_watch_is_begun_again_each_minute() {
             while stream.read_line(&mut line).await.unwrap() > 2 {
                 line.clear();
             }
-            let list = r#"{"kind":"NodeList","apiVersion":"v1","metadata":{"resourceVersion":"7"},"items":[]}"#;
+            let list =
+                r#"{"kind":"NodeList","apiVersion":"v1","metadata":{"resourceVersion":"7"},"items":[]}"#;
             let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n";
             let answer = format!("{head}content-length: {}\r\n\r\n{list}", list.len());
             stream.write_all(answer.as_bytes()).await.unwrap();
