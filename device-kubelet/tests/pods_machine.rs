@@ -501,9 +501,11 @@ async fn a_pod_that_waits_for_something_fails_at_its_deadline() {
     wanted["pod"]["spec"]["activeDeadlineSeconds"] = json!(3);
     device.apply(wanted).await;
     device.until_waiting("u2", "ContainerCreating").await;
-    device.events().await;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert!(device.reasons().await.contains(&"DeadlineExceeded".to_owned()));
+    let events = device.events().await;
+    let of_this = |event: &&EventRecord| event.pod.as_ref().is_some_and(|pod| pod.uid.as_str() == "u2");
+    let reasons: Vec<_> = events.iter().filter(of_this).map(|event| event.reason.as_str()).collect();
+    assert!(reasons.contains(&"DeadlineExceeded"), "{reasons:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -80,7 +80,7 @@ fn all_that_is_missing_is_told_at_once_with_every_way_to_set_it() {
     let error = Case::new().start(&[], &[("CALLOUT_NATS_ULR", "tls://nats:4222")]).unwrap_err().to_string();
     for expected in [
         "4 settings cannot be used",
-        "setting `nats-url` is missing (NATS server, e.g. tls://nats.example:4222)",
+        "setting `nats-url` is missing (NATS server, e.g. tls://nats.example:4222; several are separated by commas)",
         "set it by the flag --nats-url, the variable CALLOUT_NATS_URL or nats-url in a file that --config names",
         "`nats-seed-file` is missing",
         "`issuer-seed-file` is missing",
