@@ -1,11 +1,15 @@
 //! The ground that every other scenario stands on: real control plane, NATS server
 //! and two Podmans, without anything of ours.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use e2e::answer::Answer;
+use e2e::device::Device;
 use e2e::fleet::{Fleet, FleetOptions};
 use e2e::hostile::client::{Login, RawClient};
+use e2e::netns::Netns;
 use e2e::scenarios;
 use e2e::wait::{Look, until};
 use serde_json::json;
@@ -68,20 +72,30 @@ async fn nats_lets_in_nobody_without_a_callout(fleet: &Fleet) -> Result<()> {
     Ok(())
 }
 
-async fn two_devices_run_the_same_port_and_do_not_see_each_other(fleet: &Fleet) -> Result<()> {
-    for device in fleet.devices() {
+/// A page of the device's own on its port 8080, in a pod `web`; the one of an earlier scenario will do.
+async fn serve_page(device: &Device) -> Result<()> {
+    if !device.podman.ask("pod exists web").await?.ok() {
         device.podman.run("pod create --name web --publish 8080:8080").await?;
         let page = format!("echo {} > /www/index.html; exec httpd -f -p 8080 -h /www", device.name);
         let run =
             ["run", "--detach", "--pod", "web", "--name", "page", "localhost/hello:v1", "sh", "-c", &page];
         device.podman.ask_args(&run).await?.success()?;
     }
+    until(format!("{}'s own page", device.name), Duration::from_secs(20), async || {
+        let page = device.curl(8080, "/").await?.success()?;
+        Ok(if page.trim() == device.name { Look::Done(()) } else { Look::not_yet(page) })
+    })
+    .await
+}
+
+async fn two_devices_run_the_same_port_and_do_not_see_each_other(fleet: &Fleet) -> Result<()> {
+    // Twice: with both up, each still answers with its own.
+    for _ in 0..2 {
+        for device in fleet.devices() {
+            serve_page(device).await?;
+        }
+    }
     for device in fleet.devices() {
-        until(format!("{}'s own page", device.name), Duration::from_secs(20), async || {
-            let page = device.curl(8080, "/").await?.success()?;
-            Ok(if page.trim() == device.name { Look::Done(()) } else { Look::not_yet(page) })
-        })
-        .await?;
         let running = device.podman.running().await?;
         ensure!(running == ["page"], "{} runs {running:?}", device.name);
     }
@@ -89,23 +103,29 @@ async fn two_devices_run_the_same_port_and_do_not_see_each_other(fleet: &Fleet) 
 }
 
 async fn a_device_reaches_nats_and_nothing_else(fleet: &Fleet) -> Result<()> {
-    let address = fleet.network.cluster_address();
-    let connects = async |port: u16| -> Result<bool> {
-        let mut nc = fleet.network.device(0).command("busybox");
+    let connects = async |from: &Netns, address: Ipv4Addr, port: u16| -> Result<bool> {
+        let mut nc = from.command("busybox");
         nc.args(["nc", "-w", "3", &address.to_string(), &port.to_string()]);
-        Ok(e2e::answer::Answer::of(&mut nc).await?.ok())
+        Ok(Answer::of(&mut nc).await?.ok())
     };
-    ensure!(connects(e2e::nats::PORT).await?, "a device cannot reach NATS");
-    ensure!(!connects(e2e::control_plane::API_PORT).await?, "a device reached the API server");
+    let (device, cluster) = (fleet.network.device(0), fleet.network.cluster());
+    let address = fleet.network.cluster_address();
+    ensure!(connects(&device, address, e2e::nats::PORT).await?, "a device cannot reach NATS");
+    let api = e2e::control_plane::API_PORT;
+    ensure!(connects(&cluster, address, api).await?, "the API server does not listen: this shows nothing");
+    ensure!(!connects(&device, address, api).await?, "a device reached the API server");
 
-    let mut inward = fleet.network.cluster().command("busybox");
-    inward.args(["nc", "-w", "3", &fleet.devices()[0].address().to_string(), "8080"]);
-    ensure!(!e2e::answer::Answer::of(&mut inward).await?.ok(), "the cluster side reached into a device");
+    // There is something to reach: this machine, which is not the cluster side, gets the page.
+    let first = &fleet.devices()[0];
+    serve_page(first).await?;
+    ensure!(!connects(&cluster, first.address(), 8080).await?, "the cluster side reached into a device");
     Ok(())
 }
 
 async fn a_power_cut_leaves_images_and_no_process(fleet: &Fleet) -> Result<()> {
     let (alpha, beta) = (fleet.device("alpha")?, fleet.device("beta")?);
+    serve_page(alpha).await?;
+    serve_page(beta).await?;
     alpha.power_off().await?;
     ensure!(!alpha.curl(8080, "/").await?.ok(), "a container survived the power cut");
     ensure!(beta.curl(8080, "/").await?.ok(), "the power cut of one device reached the other");
@@ -115,9 +135,5 @@ async fn a_power_cut_leaves_images_and_no_process(fleet: &Fleet) -> Result<()> {
     let running = alpha.podman.running().await?;
     ensure!(running.is_empty(), "after the power cut, {running:?} run");
     alpha.podman.run("pod start web").await?;
-    until("alpha's page to be back", Duration::from_secs(20), async || {
-        let answer = alpha.curl(8080, "/").await?;
-        Ok(if answer.ok() { Look::Done(()) } else { Look::not_yet(answer) })
-    })
-    .await
+    serve_page(alpha).await
 }
