@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use async_nats::RequestErrorKind;
 use e2e::fleet::{Fleet, FleetOptions};
 use e2e::scenarios;
 use e2e::wait::{Look, until};
 use e2e::workload::{PATIENCE, Scene, pod, shell};
-use fleet_wire::name::DeviceName;
-use fleet_wire::subject::{self, Subject, UpVerb};
+use fleet_wire::name::{DeviceName, Shard};
+use fleet_wire::subject::{self, PREFIX, Subject, UpVerb};
 use futures::StreamExt as _;
 use serde_json::json;
 
@@ -69,17 +70,27 @@ async fn what_is_not_a_message_is_counted_and_dropped(fleet: &Fleet) -> Result<(
     client.flush().await?;
     grows(fleet, "TooLarge", before, 1.0).await?;
 
-    // Names out of grammar, wrong shards, nobody's name: whatever becomes of them, vk-nats goes on.
+    // Names out of grammar, wrong shards, nobody's name: nobody listens there.
+    let alpha: DeviceName = "alpha".parse()?;
+    let foreign = Shard::all().find(|shard| *shard != Shard::of(&alpha)).context("one shard only")?;
     for subject in [
-        "fleet.v1.0.alpha.up.status",
-        "fleet.v1.9999.alpha.up.status",
-        "fleet.v1.0.ALPHA.up.status",
-        "fleet.v1.0.nobody.up.hello",
-        "fleet.v1.0.alpha.up.re.x.y",
+        format!("{PREFIX}.{foreign}.alpha.up.status"),
+        format!("{PREFIX}.9999.alpha.up.status"),
+        format!("{PREFIX}.{}.ALPHA.up.status", Shard::of(&alpha)),
+        up("nobody", UpVerb::Hello)?,
     ] {
-        client.publish(subject, b"HF\x01".to_vec().into()).await?;
+        let answer = client.request(subject.clone(), b"HF\x01".to_vec().into()).await;
+        let unheard = answer.as_ref().is_err_and(|error| error.kind() == RequestErrorKind::NoResponders);
+        ensure!(unheard, "somebody listens on {subject}: {answer:?}");
+    }
+    // Under its own name a device is heard: what is no subject there is counted, each time.
+    let before = counted(fleet, MESSAGES, &["\"Subject\""]).await?;
+    let misshapen = ["up.re.x.y", "up.status.more", "up.st@tus"];
+    for tail in misshapen {
+        client.publish(format!("{}.{tail}", subject::device_root(&alpha)), b"HF\x01".to_vec().into()).await?;
     }
     client.flush().await?;
+    grows(fleet, "\"Subject\"", before, misshapen.len() as f64).await?;
     works(fleet, "garbage").await
 }
 
