@@ -26,6 +26,9 @@ scenarios!(
 
 /// Kubernetes' own default for how old a Lease may become before its Node is no longer Ready.
 const LEASE: Duration = Duration::from_secs(40);
+/// How soon the witness looks again while the attack goes on: each look is two programs for each device, and the
+/// state that it looks for would last until the device is heard again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 async fn a_hostile_device_gets_nowhere(fleet: &Fleet) -> Result<()> {
     let scene = Scene::open(fleet, "bystanders").await?;
@@ -208,9 +211,11 @@ async fn out(table: &mut Table, fleet: &Fleet, own: &Member) -> Result<()> {
 }
 
 /// Looks at the other devices' Nodes and Leases until the attack is over; gives the largest age of a Lease.
-async fn witness(fleet: &Fleet, over: watch::Receiver<bool>) -> Result<Duration> {
+async fn witness(fleet: &Fleet, mut over: watch::Receiver<bool>) -> Result<Duration> {
     let mut oldest = Duration::ZERO;
-    while !*over.borrow() {
+    loop {
+        // Once more after the attack: what it did last shows, too.
+        let last = *over.borrow();
         for device in fleet.devices() {
             let node = fleet.kubectl.json(&format!("get node {}", device.name)).await?;
             ensure!(
@@ -225,9 +230,12 @@ async fn witness(fleet: &Fleet, over: watch::Receiver<bool>) -> Result<Duration>
             oldest = oldest.max(Timestamp::now().duration_since(renewed).unsigned_abs());
             ensure!(oldest < LEASE, "{}'s Lease is {oldest:?} old", device.name);
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        if last {
+            return Ok(oldest);
+        }
+        // Its end, or the time to look again; in between nothing would be known anyway.
+        let _ = tokio::time::timeout(LOOK_AGAIN, over.wait_for(|over| *over)).await;
     }
-    Ok(oldest)
 }
 
 #[expect(clippy::print_stdout, reason = "the table is what the program is for")]
