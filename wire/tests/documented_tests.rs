@@ -10,7 +10,7 @@ use std::{
 
 const PAGES: &[&str] = &["docs/src/threat-model.md", "docs/src/requirements.md"];
 const FOLDERS: &[&str] =
-    &["wire", "config", "daemon", "vk-nats", "device-kubelet", "callout", "deploy", "e2e"];
+    &["wire", "config", "login", "daemon", "kube", "vk-nats", "device-kubelet", "callout", "deploy", "e2e"];
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository around the crate").to_owned()
