@@ -116,13 +116,6 @@ impl Builder {
         self
     }
 
-    /// Adds a source that others hold, too.
-    #[must_use]
-    pub fn shared_source(mut self, source: Arc<dyn Source>) -> Self {
-        self.sources.push(source);
-        self
-    }
-
     /// Keeps what sources last gave for the time when they cannot be asked.
     #[must_use]
     pub fn last_known_good(mut self, last_good: impl LastGood + 'static) -> Self {

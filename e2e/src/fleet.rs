@@ -370,7 +370,7 @@ impl Fleet {
         accounts::install(&self.kubectl, &self.nats, &keys).await?;
         let (kubectl, nats, folder, network) = (&self.kubectl, &self.nats, &self.folder, &self.network);
         let options = &self.options;
-        let mut enroller_settings = options.enroller_settings.clone();
+        let mut enroller_settings = toml::Table::new();
         if let Some(cidr) = &options.pod_cidr {
             enroller_settings.insert("pod-cidr".into(), cidr.clone().into());
         }

@@ -211,11 +211,6 @@ pub fn stream_up_wildcard(device: &DeviceName) -> String {
     format!("{}.session.*.up", device_root(device))
 }
 
-/// What the owner of a shard subscribes to: `fleet.v1.<shard>.*.up.>`.
-pub fn shard_up_wildcard(shard: Shard) -> String {
-    format!("{PREFIX}.{shard}.*.up.>")
-}
-
 /// What the owner of all shards subscribes to: `fleet.v1.*.*.up.>`.
 pub fn all_up_wildcard() -> String {
     format!("{PREFIX}.*.*.up.>")

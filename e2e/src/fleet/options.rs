@@ -28,9 +28,6 @@ pub struct FleetOptions {
     /// Settings of every callout on top of the harness's own.
     #[serde(default)]
     pub callout_settings: toml::Table,
-    /// Settings of the enroller on top of the harness's own.
-    #[serde(default)]
-    pub enroller_settings: toml::Table,
     /// How many callouts share the work.
     pub callouts: u8,
     /// Whether NATS knows the tests' observer.
@@ -61,7 +58,6 @@ impl FleetOptions {
             agent_settings: toml::Table::new(),
             vk_settings: toml::Table::new(),
             callout_settings: toml::Table::new(),
-            enroller_settings: toml::Table::new(),
             callouts: 1,
             observer: true,
             unenrolled: Vec::new(),
@@ -94,13 +90,6 @@ impl FleetOptions {
     #[must_use]
     pub fn callout_setting(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
         self.callout_settings.insert(key.to_owned(), value.into());
-        self
-    }
-
-    /// The same with one more setting of the enroller.
-    #[must_use]
-    pub fn enroller_setting(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
-        self.enroller_settings.insert(key.to_owned(), value.into());
         self
     }
 

@@ -223,7 +223,6 @@ fn wildcards_cover_what_they_are_for() {
     let down = Subject::Down(pi.clone(), DownVerb::Logs).to_string();
     for (pattern, covered) in [
         (subject::all_up_wildcard(), vec![&up, &answer]),
-        (subject::shard_up_wildcard(Shard::of(&pi)), vec![&up, &answer]),
         (subject::all_stream_up_wildcard(), vec![&stream_up]),
         (subject::up_wildcard(&pi), vec![&up, &answer]),
         (subject::stream_up_wildcard(&pi), vec![&stream_up]),
