@@ -493,5 +493,5 @@ fn label(verb: &UpVerb) -> &'static str {
 }
 
 #[cfg(test)]
-#[path = "tests/session.rs"]
+#[path = "tests/actor/mod.rs"]
 mod tests;
