@@ -95,7 +95,11 @@ pub async fn deny(cluster: &Cluster, args: DenyArgs) -> Result<(), FleetError> {
         }
     }
     if !args.yes {
-        confirm(&format!("Deny {name}? The device has to ask with new keys then."), "--yes")?;
+        let question = format!(
+            "Deny {name}? The device can ask again with new keys, or with the same keys after Kubernetes has removed \
+             the request (one to two hours)."
+        );
+        confirm(&question, "--yes")?;
     }
     decide(cluster, request, "Denied").await?;
     print(&format!("{name} denied\n"))
