@@ -11,7 +11,7 @@ use std::sync::Arc;
 use fixture::{Case, Client, device, refusal};
 use fleet_wire::{
     message::RefusalCode,
-    stream::{Frame, LOG_WINDOW, MAX_CHUNK},
+    stream::{Frame, LOG_WINDOW, MAX_CHUNK, MAX_LOG_STREAMS},
 };
 use http::StatusCode;
 use vk_nats::serving_certificate::Pair;
@@ -266,7 +266,7 @@ async fn a_stream_that_fails_says_why_and_breaks_off() {
 async fn a_device_serves_so_many_streams_at_once() {
     let case = Case::start().await;
     let mut open = Vec::new();
-    for _ in 0..32 {
+    for _ in 0..MAX_LOG_STREAMS {
         let client = case.admin().await;
         let reading = tokio::spawn(async move { (client.open(LOG).await, client) });
         let opened = case.fleet.opened().await;
@@ -275,7 +275,7 @@ async fn a_device_serves_so_many_streams_at_once() {
     }
     let answer = case.admin().await.get(LOG).await;
     assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
-    assert!(answer.text.contains("device pi-1 already serves 32 streams"), "{}", answer.text);
+    assert!(answer.text.contains("device pi-1 already serves 16 log streams"), "{}", answer.text);
 }
 
 #[tokio::test]

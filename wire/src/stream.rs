@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 pub const MAX_CHUNK: usize = 32 * 1024;
 /// How far ahead of the reader a log stream may be, in bytes.
 pub const LOG_WINDOW: u64 = 256 * 1024;
+/// Most log streams of one device at a time. Both sides hold to it, so that the cluster side asks for none that the
+/// device would refuse. Each takes memory of a small machine, and 16 full windows are 4 MiB that one device may
+/// have under way.
+pub const MAX_LOG_STREAMS: usize = 16;
 /// Seconds without a frame after which a side pings; after twice that it gives the stream up.
 pub const PING_SECONDS: u64 = 5;
 

@@ -19,7 +19,7 @@ use fleet_daemon::{nats::LinkState, shutdown::Tasks};
 use fleet_wire::{
     message::{LogsRequest, Refusal, RefusalCode},
     name::RequestId,
-    stream::{Frame, PING_SECONDS},
+    stream::{Frame, MAX_LOG_STREAMS, PING_SECONDS},
 };
 use futures::{StreamExt as _, stream::BoxStream};
 use jiff::{SignedDuration, Timestamp};
@@ -38,8 +38,6 @@ use crate::{
     pods::Pods,
 };
 
-/// Most streams at a time; each may keep [`BUFFER`] bytes.
-const MOST: usize = 16;
 /// Most streams that linger after they were delivered; they keep nothing.
 const MOST_LINGERING: usize = 256;
 /// Frames of one reader that may wait; they are small, and repeated.
@@ -84,11 +82,11 @@ impl Streams {
             return Err(Refusal::new(RefusalCode::BadRequest, format!("stream {} is open", request.stream)));
         }
         let lingering = open.values().filter(|entry| entry.lingers.load(Ordering::Relaxed)).count();
-        if open.len() - lingering >= MOST || lingering >= MOST_LINGERING {
+        if open.len() - lingering >= MAX_LOG_STREAMS || lingering >= MOST_LINGERING {
             return Err(Refusal::new(
                 RefusalCode::Busy,
                 format!(
-                    "device {} has {MOST} log streams open: end one, or try again later",
+                    "device {} has {MAX_LOG_STREAMS} log streams open: end one, or try again later",
                     self.channel.device()
                 ),
             ));

@@ -11,14 +11,12 @@ use std::{
 
 use fleet_wire::{
     name::DeviceName,
-    stream::{LOG_WINDOW, MAX_CHUNK},
+    stream::{LOG_WINDOW, MAX_CHUNK, MAX_LOG_STREAMS},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Most bytes granted to all devices together.
 pub const BUDGET: u64 = 16 * 1024 * 1024;
-/// Most streams of one device at once: with full windows, half of what its connection may carry.
-pub const STREAMS_PER_DEVICE: usize = 32;
 
 const CHUNK: u64 = MAX_CHUNK as u64;
 
@@ -26,7 +24,7 @@ const CHUNK: u64 = MAX_CHUNK as u64;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WindowError {
     /// The device has as many streams as it may have.
-    #[error("device {0} already serves {STREAMS_PER_DEVICE} streams: end one of them, or try again later")]
+    #[error("device {0} already serves {MAX_LOG_STREAMS} log streams: end one of them, or try again later")]
     Device(DeviceName),
     /// All bytes that may be granted are.
     #[error("too many streams are open to all devices together: try again later")]
@@ -57,7 +55,7 @@ impl Windows {
         });
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let open = streams.get(device).copied().unwrap_or(0);
-        if open >= STREAMS_PER_DEVICE {
+        if open >= MAX_LOG_STREAMS {
             return Err(WindowError::Device(device.clone()));
         }
         let (bytes, permit) = chunks
@@ -113,13 +111,20 @@ mod tests {
     #[test]
     fn a_device_serves_so_many_streams_and_gets_them_back() {
         let windows = Windows::default();
-        let mut open: Vec<_> = (0..STREAMS_PER_DEVICE).map(|_| windows.open(&device(1)).unwrap()).collect();
+        let mut open: Vec<_> = (0..MAX_LOG_STREAMS).map(|_| windows.open(&device(1)).unwrap()).collect();
         assert_eq!(windows.open(&device(1)).unwrap_err(), WindowError::Device(device(1)));
         windows.open(&device(2)).unwrap();
         open.pop();
         windows.open(&device(1)).unwrap();
         drop(open);
         assert!(windows.streams.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn full_windows_of_one_device_fit_into_its_queue() {
+        // A chunk that finds it full is dropped, and comes again only after the reader has missed it.
+        let chunks = MAX_LOG_STREAMS as u64 * LOG_WINDOW / CHUNK;
+        assert!(chunks <= crate::devices::QUEUE as u64, "{chunks}");
     }
 
     #[test]
