@@ -97,22 +97,28 @@ struct Inner {
     known: Mutex<Known>,
     no_swap: bool,
     sees_device: bool,
+    pull_limit: Duration,
 }
 
 impl PodmanRuntime {
     /// The runtime on the service behind a socket, given as path or `unix://` address. Does not connect yet: a service
     /// that is down shows at the first call. Needs a running tokio runtime.
     pub fn new(socket: &str) -> Self {
-        Self::with_exits(socket, true)
+        Self::with(socket, true, images::PULL_LIMIT)
+    }
+
+    /// The same, where a pull may go on for this time without progress, instead of a quarter of an hour.
+    pub fn with_pull_limit(socket: &str, limit: Duration) -> Self {
+        Self::with(socket, true, limit)
     }
 
     /// The same for an agent that does not see the device's processes and files (in a container of its own, say):
     /// exits are learned from Podman's event stream.
     pub fn remote(socket: &str) -> Self {
-        Self::with_exits(socket, false)
+        Self::with(socket, false, images::PULL_LIMIT)
     }
 
-    fn with_exits(socket: &str, sees_device: bool) -> Self {
+    fn with(socket: &str, sees_device: bool, pull_limit: Duration) -> Self {
         let socket = PathBuf::from(socket.strip_prefix("unix://").unwrap_or(socket));
         let stop = CancellationToken::new();
         let libpod = Libpod::new(socket.clone());
@@ -123,6 +129,7 @@ impl PodmanRuntime {
             known: Mutex::default(),
             no_swap: bounds_swap(Path::new("/sys/fs/cgroup")),
             sees_device,
+            pull_limit,
         });
         Self { inner, _stop: stop.drop_guard() }
     }

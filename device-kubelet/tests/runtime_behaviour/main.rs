@@ -1,6 +1,7 @@
 //! What every runtime must do, run against the one in memory and against a real Podman.
 //!
-//! The cases of [`cases`] know only the trait. Those of [`on_podman`] need real processes, networks and files.
+//! The cases of [`cases`] know only the trait. Those of [`on_podman`] need real processes, networks and files, those of
+//! [`pulls`] a [`registry`] too.
 //! For Podman the test starts a service of its own ([`podman_service`]), as root. `make podman5` runs all of it on
 //! Podman 5. [`recording`] writes fixtures, when asked.
 
@@ -12,7 +13,9 @@ mod cases;
 mod device;
 mod on_podman;
 mod podman_service;
+mod pulls;
 mod recording;
+mod registry;
 
 /// Runs each named case of `cases` against the runtime in memory, as a test of its own.
 macro_rules! in_memory {
@@ -68,6 +71,7 @@ async fn on_podman() {
     let service = Arc::new(podman_service::PodmanService::start());
     let mut cases = shared_cases();
     cases.extend(on_podman::cases());
+    cases.extend(pulls::cases());
     let failed = on_podman::run(&service, cases).await;
     drop(service);
     assert!(failed.is_empty(), "{} cases failed on Podman: {}", failed.len(), failed.join(", "));

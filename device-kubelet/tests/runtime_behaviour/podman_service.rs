@@ -4,12 +4,18 @@
 
 use std::{
     fs,
-    os::unix::{fs::symlink, net::UnixStream},
+    net::TcpListener,
+    os::{
+        fd::AsFd as _,
+        unix::{fs::symlink, net::UnixStream},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Mutex,
     time::{Duration, Instant},
 };
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::device::IMAGE;
 
@@ -26,6 +32,19 @@ runtime = "runc"
 [network]
 network_backend = "netavark"
 "#;
+
+/// Where Podman takes plain HTTP for an answer, in the service's network namespace: for registries of a test.
+pub const REGISTRIES: [&str; 7] = [
+    DOCKER_HUB,
+    "127.0.0.1:5001",
+    "127.0.0.1:5002",
+    "127.0.0.1:5003",
+    "127.0.0.1:5004",
+    "127.0.0.1:5005",
+    "127.0.0.1:5006",
+];
+/// The one of them that is asked for what Docker Hub has, and for `localhost/served`.
+pub const DOCKER_HUB: &str = "127.0.0.1:5000";
 
 /// Where one service keeps what is its own.
 struct Place {
@@ -56,6 +75,7 @@ impl Place {
             .arg("--network-config-dir")
             .arg(self.folder.join("networks"))
             .env("CONTAINERS_CONF", self.folder.join("containers.conf"))
+            .env("CONTAINERS_REGISTRIES_CONF", self.folder.join("registries.conf"))
             .stdin(Stdio::null());
         command
     }
@@ -81,6 +101,16 @@ impl Place {
     }
 }
 
+fn registries() -> String {
+    let registry = |prefix: &str, location: &str| {
+        format!("[[registry]]\nprefix = \"{prefix}\"\nlocation = \"{location}\"\ninsecure = true\n")
+    };
+    let mut text: String = REGISTRIES.map(|address| registry(address, address)).concat();
+    text.push_str(&registry("docker.io", DOCKER_HUB));
+    text.push_str(&registry("localhost/served", &format!("{DOCKER_HUB}/served")));
+    text
+}
+
 fn is_podman(pid: &str) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "podman")
 }
@@ -100,6 +130,7 @@ impl PodmanService {
         place.tear_down();
         fs::create_dir_all(place.folder.join("networks")).unwrap();
         fs::write(place.folder.join("containers.conf"), CONFIG).unwrap();
+        fs::write(place.folder.join("registries.conf"), registries()).unwrap();
         run(Command::new("ip").args(["netns", "add", &place.netns]));
         let inside = format!("--net=/run/netns/{}", place.netns);
         run(Command::new("nsenter").args([&inside, "ip", "link", "set", "lo", "up"]));
@@ -139,6 +170,42 @@ impl PodmanService {
         }
         meanwhile();
         self.services.lock().unwrap().push(self.place.serve());
+    }
+
+    /// Listens in its network namespace.
+    pub fn listen(&self, address: &str) -> TcpListener {
+        let netns = fs::File::open(format!("/run/netns/{}", self.place.netns)).unwrap();
+        // The namespace is the thread's: this one goes there, and ends.
+        let inside = || {
+            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            TcpListener::bind(address).unwrap()
+        };
+        std::thread::scope(|scope| scope.spawn(inside).join().unwrap())
+    }
+
+    /// An image with a layer of its own, which holds `/content`, as a folder of the OCI image layout. Podman itself does
+    /// not have it.
+    pub fn saved_image(&self, name: &str) -> PathBuf {
+        let layer = self.place.folder.join(name);
+        fs::create_dir_all(&layer).unwrap();
+        fs::write(layer.join("content"), format!("{name}\n")).unwrap();
+        let archive = layer.join("image.tar");
+        let root = self.place.folder.join("image");
+        run(Command::new("tar")
+            .arg("-cf")
+            .arg(&archive)
+            .arg("-C")
+            .arg(root)
+            .arg(".")
+            .arg("-C")
+            .arg(&layer)
+            .arg("content"));
+        let saved = layer.join("oci");
+        let image = format!("localhost/saved/{name}");
+        self.podman(&["import", archive.to_str().unwrap(), &image]);
+        self.podman(&["save", "--quiet", "--format", "oci-dir", "--output", saved.to_str().unwrap(), &image]);
+        self.podman(&["rmi", &image]);
+        saved
     }
 
     fn import_image(&self) {

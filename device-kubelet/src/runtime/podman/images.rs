@@ -14,7 +14,7 @@ use crate::runtime::{Image, ListedImage, RegistryAuth, Result, RuntimeError, ref
 
 /// How long a pull may go on without progress. containerd gives up after five minutes, but counts only what is
 /// downloaded; Podman does not tell how far it unpacked a layer, which takes its time on a slow card.
-const STALLED: Duration = Duration::from_secs(15 * 60);
+pub(super) const PULL_LIMIT: Duration = Duration::from_secs(15 * 60);
 
 impl Inner {
     pub(super) async fn image_status(&self, image: &str) -> Result<Option<Image>> {
@@ -45,7 +45,8 @@ impl Inner {
         let name = reference::normalized(image);
         let reports =
             stream::once(self.libpod.pull(&name, auth.as_ref())).map_ok(Lines::into_stream).try_flatten();
-        let id = until_pulled(reports).await.map_err(|fault| self.error(operation(), fault))?;
+        let id =
+            until_pulled(reports, self.pull_limit).await.map_err(|fault| self.error(operation(), fault))?;
         let pulled = self.image_status(&answer::image_id(&id)).await?;
         pulled.map(|image| image.id).ok_or(RuntimeError::NotFound { what: "image", id })
     }
@@ -60,7 +61,10 @@ impl Inner {
 
 /// Reads what is told of a pull, to its end: the first digits of the image's id. The status may be 200 before it begins;
 /// what goes wrong then stands in the body.
-async fn until_pulled(reports: impl Stream<Item = Result<Vec<u8>, Fault>>) -> Result<String, Fault> {
+async fn until_pulled(
+    reports: impl Stream<Item = Result<Vec<u8>, Fault>>,
+    limit: Duration,
+) -> Result<String, Fault> {
     #[derive(Deserialize)]
     struct Report {
         error: Option<String>,
@@ -70,10 +74,10 @@ async fn until_pulled(reports: impl Stream<Item = Result<Vec<u8>, Fault>>) -> Re
     let mut reports = std::pin::pin!(reports);
     let mut last = None;
     loop {
-        let report = tokio::time::timeout(STALLED, reports.next()).await.map_err(|_| {
-            let minutes = STALLED.as_secs() / 60;
+        let report = tokio::time::timeout(limit, reports.next()).await.map_err(|_| {
+            let seconds = limit.as_secs();
             Fault::Malformed(format!(
-                "no progress for {minutes} minutes: look at the registry and at the link to it; it is tried again"
+                "no progress for {seconds} s: look at the registry and at the link to it; it is tried again"
             ))
         })?;
         let Some(report) = report.transpose()? else { break };
@@ -115,14 +119,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pull_may_be_slow_but_not_stand_still() {
         let done = r#"{"status":"Download complete","progressDetail":{},"id":"1234567890ab"}"#;
-        let pulled = until_pulled(reports(&[(14, PROGRESS), (14, PROGRESS), (14, done)])).await;
+        let pulled = until_pulled(reports(&[(14, PROGRESS), (14, PROGRESS), (14, done)]), PULL_LIMIT).await;
         assert_eq!(pulled.unwrap(), "1234567890ab");
         let began = Instant::now();
-        let stalled = until_pulled(reports(&[(1, PROGRESS), (60, PROGRESS)])).await.unwrap_err();
-        assert_eq!(began.elapsed().as_secs(), 60 + STALLED.as_secs());
-        assert!(stalled.to_string().contains("no progress for 15 minutes"), "{stalled}");
-        let refused =
-            until_pulled(reports(&[(1, PROGRESS), (1, r#"{"error":"denied"}"#)])).await.unwrap_err();
+        let stalled = until_pulled(reports(&[(1, PROGRESS), (60, PROGRESS)]), PULL_LIMIT).await.unwrap_err();
+        assert_eq!(began.elapsed().as_secs(), 60 + PULL_LIMIT.as_secs());
+        assert!(stalled.to_string().contains("no progress for 900 s"), "{stalled}");
+        let refused = until_pulled(reports(&[(1, PROGRESS), (1, r#"{"error":"denied"}"#)]), PULL_LIMIT)
+            .await
+            .unwrap_err();
         assert_eq!(refused.to_string(), "denied");
     }
 
