@@ -3,13 +3,11 @@
 
 mod pods_device;
 
-use std::time::Duration;
-
 use device_kubelet::{
     pods::admission::capacity::Allocatable,
     runtime::memory::{MemoryOptions, MemoryRuntime},
 };
-use pods_device::{Device, bundle};
+use pods_device::{Device, bundle, settle};
 use serde_json::{Value, json};
 
 const SMALL: Allocatable =
@@ -36,10 +34,6 @@ fn pod(name: &str, uid: &str, cpu: &str, host_port: Option<u16>) -> Value {
             }],
         }),
     )
-}
-
-async fn settle() {
-    tokio::time::sleep(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,8 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -23,6 +25,8 @@ use k8s_openapi::api::core::v1::{ContainerState as ApiState, ContainerStatus, Po
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+/// What runs until it is told to end.
+pub const FOREVER: &[&str] = &["serve"];
 /// Longer than any back-off, on a clock that is paused.
 const PATIENCE: Duration = Duration::from_secs(4 * 3600);
 
@@ -241,4 +245,15 @@ pub fn waiting(status: &PodStatus) -> Option<String> {
 
 pub fn condition<'a>(status: &'a PodStatus, type_: &str) -> &'a k8s_openapi::api::core::v1::PodCondition {
     status.conditions.iter().flatten().find(|condition| condition.type_ == type_).unwrap()
+}
+
+/// Until all that can happen now has.
+pub async fn settle() {
+    tokio::time::sleep(Duration::from_secs(5)).await;
+}
+
+/// Files of the device's store.
+pub fn files(device: &Device, folder: &str) -> Vec<PathBuf> {
+    let dir = device.dir.path().join("store").join(folder);
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
