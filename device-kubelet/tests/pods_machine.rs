@@ -402,7 +402,7 @@ async fn a_pod_that_waits_for_something_fails_at_its_deadline() {
     assert!(before.elapsed().as_secs() < 25, "{:?}", before.elapsed());
 
     device.runtime.set_unavailable(true);
-    let mut wanted = simple("web", "u2", "Always", FOREVER);
+    let mut wanted = simple("api", "u2", "Always", FOREVER);
     wanted["pod"]["spec"]["activeDeadlineSeconds"] = json!(3);
     device.apply(wanted).await;
     device.until_waiting("u2", "ContainerCreating").await;
