@@ -129,7 +129,7 @@ pub async fn a_dropped_pull_ends_in_podman(device: Device) {
 }
 
 pub async fn a_pull_goes_on_while_there_is_progress(device: Device) {
-    const LIMIT: Duration = Duration::from_secs(6);
+    const LIMIT: Duration = Duration::from_secs(12);
     let registry = open(&device, REGISTRIES[5]);
     let runtime = PodmanRuntime::with_pull_limit(&device.podman().address(), LIMIT);
     for name in ["stalling", "slow"] {
@@ -138,7 +138,7 @@ pub async fn a_pull_goes_on_while_there_is_progress(device: Device) {
     let name = |repository: &str| format!("{}/{repository}:{TAG}", REGISTRIES[5]);
     registry.pace(Pace::Half);
     let refusal = runtime.pull_image(&name("stalling"), None).await.unwrap_err().to_string();
-    assert!(refusal.contains("no progress for 6 s"), "{refusal}");
+    assert!(refusal.contains("no progress for 12 s"), "{refusal}");
     registry.hands_out(0).await;
     // Twice as long, and never without progress.
     registry.pace(Pace::Pieces(24, LIMIT / 12));
