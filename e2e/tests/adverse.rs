@@ -115,8 +115,13 @@ async fn full_disk(fleet: &Fleet, device: &Device) -> Result<()> {
     })
     .await?;
 
+    let late = scene.json("get pod late").await?;
+    ensure!(late["status"]["phase"] == "Pending", "{}", late["status"]);
+
     // It goes on with what it has: pods can be deleted, sessions opened, questions answered.
     scene.kubectl("delete pod goes --timeout 60s").await?;
+    // What the pod had on the disk may be room enough for the one that waits.
+    device.disk()?.fill()?;
     for _ in 0..2 {
         // With each session comes a new token, which cannot be written down.
         let before = agent_status(device).await?;
@@ -126,8 +131,6 @@ async fn full_disk(fleet: &Fleet, device: &Device) -> Result<()> {
     }
     let local = device.ask("pods").await?.success()?;
     ensure!(local.contains("stays") && local.contains("Running"), "on the device: {local}");
-    let late = scene.json("get pod late").await?;
-    ensure!(late["status"]["phase"] == "Pending", "{}", late["status"]);
     ensure!(container_id(&scene.json("get pod stays").await?)? == stays_before);
 
     device.disk()?.free()?;
