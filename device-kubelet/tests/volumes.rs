@@ -78,3 +78,19 @@ fn memory_that_a_reboot_emptied_is_the_groups_again() {
     assert_eq!(given(&volume), (2000, 0o2777));
     dirs.remove_volumes().unwrap();
 }
+
+#[test]
+fn hosts_are_written_anew_over_whatever_a_container_made_of_them() {
+    umask(Mode::from_raw_mode(0o077));
+    let folder = tempfile::tempdir().unwrap();
+    let desired = pod(json!({"name": "v", "emptyDir": {}}), json!({}));
+    let dirs = PodDirs::new(folder.path(), &desired.key);
+    let path = dirs.write_hosts("127.0.0.1\tlocalhost\n").unwrap();
+    let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o644, "any user of the container may read it");
+    // More than there is memory for; without blocks on the disk.
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
+    assert_eq!(dirs.write_hosts("127.0.0.1\tlocalhost\n").unwrap(), path);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "127.0.0.1\tlocalhost\n");
+    assert_eq!(mode(), 0o644);
+}
